@@ -1,0 +1,1 @@
+"""Reading, resampling, augmenting audio, and features of it."""
