@@ -1,0 +1,97 @@
+"""Mel filterbank frontend that treats every utterance of a batch as if it were alone."""
+
+import torch
+import torch.nn.functional as F
+from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
+
+from espnet_ext.errors import UserError
+
+
+class MelFrontend(MelSpectrogramTorch):
+    """Log mel filterbank of ESPnet's ``melspec_torch`` with true lengths.
+
+    What was wrong in ESPnet 202511: every utterance was given the padded length, the last frames of a short one
+    looked at padding instead of its own reflection, its mean included padding, and by default there was neither a
+    logarithm nor a mean subtraction. Numbers for an unpadded utterance are ESPnet's; so are the buffers' names.
+
+    preemp: pre-emphasis with 0.97; win_length, hop_length, n_fft in samples; f_min, f_max in Hz; log: log(x + 1e-6);
+    normalize: "mn" subtracts each bin's mean over the utterance's valid frames, None does not.
+    """
+
+    ignores_padding = True
+
+    def __init__(
+        self,
+        preemp: bool = True,
+        n_fft: int = 512,
+        log: bool = True,
+        win_length: int = 400,
+        hop_length: int = 160,
+        f_min: int = 20,
+        f_max: int = 7600,
+        n_mels: int = 80,
+        window_fn: str = "hamming",
+        mel_scale: str = "htk",
+        normalize: str | None = "mn",
+    ):
+        for name, value, allowed in (
+            ("window_fn", window_fn, ("hann", "hamming")),
+            ("normalize", normalize, ("mn", None)),
+            ("mel_scale", mel_scale, ("htk", "slaney")),
+        ):
+            if value not in allowed:
+                raise UserError(f"frontend_conf of melspec_torch: {name} must be one of {allowed}, got {value!r}")
+        super().__init__(
+            preemp, n_fft, log, win_length, hop_length, f_min, f_max, n_mels, window_fn, mel_scale, normalize
+        )
+        self.n_fft = n_fft
+        self.win_length = win_length
+        self.hop_length = hop_length
+        self.min_samples = n_fft // 2 + 1  # the reflection at both ends needs that many
+
+    def forward(
+        self, input: torch.Tensor, input_length: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (batch, frames, n_mels), zero in padding, and lengths (batch,) = 1 + samples // hop_length.
+
+        input: (batch, samples); input_length: (batch,) in samples, None when nothing is padded.
+        """
+        with torch.autocast(input.device.type, enabled=False):
+            x = input.float()
+            if input_length is None:
+                input_length = torch.full((x.size(0),), x.size(1), dtype=torch.long, device=x.device)
+            if self.preemp:
+                x = F.conv1d(F.pad(x.unsqueeze(1), (1, 0), "reflect"), self.flipped_filter).squeeze(1)
+            x = self._power_spectrum(reflect_ends(x, input_length, self.n_fft // 2))
+            x = self.transform.mel_scale(x)
+            if self.log:
+                x = torch.log(x + 1e-6)
+            lengths = torch.div(input_length, self.hop_length, rounding_mode="floor") + 1
+            valid = (torch.arange(x.size(-1), device=x.device)[None] < lengths[:, None]).unsqueeze(1)
+            if self.normalize == "mn":
+                x = x - (x * valid).sum(dim=-1, keepdim=True) / lengths[:, None, None]
+            return (x * valid).transpose(1, 2), lengths
+
+    def _power_spectrum(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, samples with both ends reflected) -> (batch, n_fft // 2 + 1, frames)."""
+        spectrum = torch.stft(
+            x,
+            self.n_fft,
+            self.hop_length,
+            self.win_length,
+            self.transform.spectrogram.window,
+            center=False,
+            return_complex=True,
+        )
+        return spectrum.abs().square()
+
+
+def reflect_ends(x: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
+    """Extend x (batch, samples) by ``width`` samples at both ends, each utterance mirrored at its own last sample.
+
+    Returns (batch, samples + 2 width); what lies further behind an utterance's end is of no meaning.
+    """
+    position = torch.arange(-width, x.size(1) + width, device=x.device).abs()[None]
+    last = lengths[:, None] - 1
+    position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
+    return x.gather(1, position)

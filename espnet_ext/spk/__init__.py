@@ -1,0 +1,1 @@
+"""Speaker models: frames to one vector per utterance, and the losses that train them."""

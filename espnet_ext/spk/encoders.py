@@ -1,0 +1,135 @@
+"""ESPnet's one-dimensional frame encoders, made blind to padding; their weights keep ESPnet's names.
+
+What was wrong in ESPnet 202511, in all of them: no lengths, so padding leaks in through every convolution, average
+and squeeze-excitation, and pooling is told the lengths of the frontend instead of those after subsampling;
+``**kwargs`` in the constructor swallows misspelt options.
+
+Each encoder here is called as ``encoder(x, lengths) -> (y, out_lengths)`` with x (batch, frames, features), lengths
+(batch,) or None when nothing is padded, y (batch, output_size, out_frames); out_lengths is None for None.
+``min_frames`` is the shortest input that gives one output frame.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from espnet2.spk.encoder.ecapa_tdnn_encoder import EcapaTdnnEncoder as EspnetEcapaTdnnEncoder
+from espnet2.spk.encoder.identity_encoder import IdentityEncoder as EspnetIdentityEncoder
+from espnet2.spk.encoder.xvector_encoder import XvectorEncoder as EspnetXvectorEncoder
+from espnet2.spk.layers.ecapa_block import EcapaBlock
+
+from espnet_ext.errors import UserError
+from espnet_ext.spk.masking import layer_lengths, mean_over_time, padding_mask, zero_padding
+
+Lengths = torch.Tensor | None
+
+
+class IdentityEncoder(EspnetIdentityEncoder):
+    """Hand the frontend's features to the pooling as they are."""
+
+    min_frames = 1
+
+    def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
+        """(batch, frames, features) -> (batch, features, frames)."""
+        return x.transpose(1, 2), lengths
+
+
+class XvectorEncoder(EspnetXvectorEncoder):
+    """x-vector's five time-delay layers (Snyder et al., ICASSP 2018); six frames are lost at the default paddings."""
+
+    def __init__(
+        self,
+        input_size: int,
+        ndim: int = 512,
+        output_size: int = 1500,
+        kernel_sizes: Sequence[int] = (5, 3, 3, 1, 1),
+        paddings: Sequence[int] = (2, 1, 1, 0, 0),
+        dilations: Sequence[int] = (1, 2, 3, 1, 1),
+    ):
+        if not len(kernel_sizes) == len(paddings) == len(dilations) == 5:
+            raise UserError(
+                "encoder_conf of xvector: kernel_sizes, paddings and dilations need five numbers each, "
+                f"got {len(kernel_sizes)}, {len(paddings)} and {len(dilations)}"
+            )
+        super().__init__(input_size, ndim, output_size, list(kernel_sizes), list(paddings), list(dilations))
+        lost = sum(d * (k - 1) - 2 * p for k, p, d in zip(kernel_sizes, paddings, dilations, strict=True))
+        self.min_frames = max(1, 1 + lost)
+
+    def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
+        """(batch, frames, features) -> (batch, output_size, frames - 6 at the defaults)."""
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            if isinstance(layer, torch.nn.Conv1d):
+                x, lengths = convolve(layer, x, lengths)
+            else:
+                x = layer(x)
+        return x, lengths
+
+
+def convolve(conv: torch.nn.Conv1d, x: torch.Tensor, lengths: Lengths) -> tuple[torch.Tensor, Lengths]:
+    """Apply a time convolution to (batch, channels, frames) as if every utterance were alone; lengths follow it."""
+    if conv.padding[0] > 0:
+        x = zero_padding(x, padding_mask(lengths, x.size(-1)))
+    return conv(x), layer_lengths(lengths, conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.dilation[0])
+
+
+class EcapaTdnnEncoder(EspnetEcapaTdnnEncoder):
+    """ECAPA-TDNN's frame layers (Desplanques et al., Interspeech 2020): three SE-Res2 blocks, summed inputs."""
+
+    min_frames = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        block: str = "EcapaBlock",
+        model_scale: int = 8,
+        ndim: int = 1024,
+        output_size: int = 1536,
+    ):
+        if block != "EcapaBlock":
+            raise UserError(f"encoder_conf of ecapa_tdnn: block must be EcapaBlock, got {block}")
+        check_scale("ecapa_tdnn", ndim, model_scale)
+        super().__init__(input_size, block, model_scale, ndim, output_size)
+
+    def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
+        """(batch, frames, features) -> (batch, output_size, frames)."""
+        pad = padding_mask(lengths, x.size(1))
+        x = self.bn(self.relu(self.conv(zero_padding(x.transpose(1, 2), pad))))
+        x1 = ecapa_block(self.layer1, x, pad)
+        x2 = ecapa_block(self.layer2, x + x1, pad)
+        x3 = ecapa_block(self.layer3, x + x1 + x2, pad)
+        return self.relu(self.layer4(torch.cat((x1, x2, x3), dim=1))), lengths
+
+
+def check_scale(encoder: str, ndim: int, model_scale: int) -> None:
+    """Refuse a width that Res2Net cannot split: ESPnet rounds it down, and fails in the first forward pass."""
+    if model_scale < 2 or ndim % model_scale:
+        raise UserError(
+            f"encoder_conf of {encoder}: ndim ({ndim}) must be a multiple of model_scale ({model_scale}), "
+            "and model_scale at least 2"
+        )
+
+
+def res2_convolutions(block: torch.nn.Module, x: torch.Tensor, pad: torch.Tensor | None) -> torch.Tensor:
+    """Run the Res2Net ladder of ``block`` (its ``convs`` and ``bns``): each group is added to the one before it."""
+    groups = torch.split(x, block.width, 1)
+    outputs = []
+    for index, (conv, norm) in enumerate(zip(block.convs, block.bns, strict=True)):
+        group = groups[index] if index == 0 else outputs[-1] + groups[index]
+        outputs.append(norm(block.relu(conv(zero_padding(group, pad)))))
+    return torch.cat((*outputs, groups[block.nums]), dim=1)
+
+
+def squeeze_excite(se: torch.nn.Sequential, x: torch.Tensor, pad: torch.Tensor | None) -> torch.Tensor:
+    """Scale the channels of ``x`` by a gate computed from their mean over valid frames (``se[0]`` is that mean)."""
+    gate = mean_over_time(x, pad)
+    for layer in se[1:]:
+        gate = layer(gate)
+    return x * gate
+
+
+def ecapa_block(block: EcapaBlock, x: torch.Tensor, pad: torch.Tensor | None) -> torch.Tensor:
+    """SE-Res2 block: 1x1, Res2 ladder, 1x1, squeeze-excitation, plus the input."""
+    y = block.bn1(block.relu(block.conv1(x)))
+    y = res2_convolutions(block, y, pad)
+    y = block.bn3(block.relu(block.conv3(y)))
+    return squeeze_excite(block.se.se, y, pad) + x

@@ -1,0 +1,66 @@
+"""Frames to one vector per utterance: ESPnet's three poolings over valid frames only, in float32.
+
+What was wrong in ESPnet 202511: the lengths it was given were those before the encoder's subsampling, so ResNet's
+means shrank eightfold; the masked variance was E[x^2] - E[x]^2, which cancels; statistics ran in half precision
+under AMP. Called as ``pooling(x, lengths)`` with x (batch, size, frames) and lengths (batch,) of x's own frames, or
+None when nothing is padded. One frame is enough: its deviation is the floor, sqrt(machine epsilon).
+"""
+
+import torch
+from espnet2.spk.pooling.chn_attn_stat_pooling import ChnAttnStatPooling as EspnetChnAttnStatPooling
+from espnet2.spk.pooling.mean_pooling import MeanPooling as EspnetMeanPooling
+from espnet2.spk.pooling.stat_pooling import StatsPooling as EspnetStatsPooling
+
+from espnet_ext.spk.masking import mean_over_time, padding_mask, zero_padding
+
+
+def mean_and_deviation(x: torch.Tensor, pad: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and standard deviation (divided by N) over valid frames, both (batch, size, 1).
+
+    The variance is kept in [epsilon, 1e4] as in ESPnet: the square root has a finite slope there.
+    """
+    mean = mean_over_time(x, pad)
+    if pad is None:
+        variance = torch.var(x, dim=-1, keepdim=True, unbiased=False)
+    else:
+        variance = mean_over_time((x - mean).square(), pad)
+    return mean, variance.clamp(min=torch.finfo(x.dtype).eps, max=1e4).sqrt()
+
+
+class MeanPooling(EspnetMeanPooling):
+    """Mean over time."""
+
+    def forward(self, x: torch.Tensor, feat_lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, size, frames) -> (batch, size)."""
+        return mean_over_time(x.float(), padding_mask(feat_lengths, x.size(-1))).squeeze(-1)
+
+
+class StatsPooling(EspnetStatsPooling):
+    """Mean and standard deviation over time (x-vectors, Snyder et al. 2018)."""
+
+    def forward(self, x: torch.Tensor, feat_lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, size, frames) -> (batch, 2 size)."""
+        return torch.cat(mean_and_deviation(x.float(), padding_mask(feat_lengths, x.size(-1))), dim=1).squeeze(-1)
+
+
+class ChnAttnStatPooling(EspnetChnAttnStatPooling):
+    """Mean and deviation weighted by channel-wise attention over time (ECAPA-TDNN, section 2.1).
+
+    h = [x; mean; deviation], w = softmax over time of conv(tanh-free attention(h)), mu = sum w x,
+    sigma = sqrt(clamp(sum w x^2 - mu^2, 1e-4, 1e4)).
+    """
+
+    def forward(self, x: torch.Tensor, feat_lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, size, frames) -> (batch, 2 size)."""
+        num_frames = x.size(-1)
+        pad = padding_mask(feat_lengths, num_frames)
+        values = x.float()
+        context = [part.expand(-1, -1, num_frames) for part in mean_and_deviation(values, pad)]
+        scores = self.attention(torch.cat((values, *context), dim=1)).float()
+        if pad is not None:
+            scores = scores.masked_fill(pad, float("-inf"))
+            values = zero_padding(values, pad)
+        weights = self.softmax(scores)
+        mean = (values * weights).sum(dim=2)
+        variance = (values.square() * weights).sum(dim=2) - mean.square()
+        return torch.cat((mean, variance.clamp(min=1e-4, max=1e4).sqrt()), dim=1)
