@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+"""LibriSpeech (official layout) -> data/train, data/dev, data/test for speaker verification, disjoint in speakers.
+
+A recording session is a chapter: a reader records one chapter in one sitting, with one microphone in one room.
+"""
+
+import argparse
+import logging
+import random
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from espnet_ext.datadir import DataDir
+from espnet_ext.datadir.fetch import fetch, unpack
+from espnet_ext.errors import UserError, cli
+
+# Official archives (openslr.org/12, openslr.org/31) and their MD5 from the md5sum.txt beside them.
+ARCHIVES = {
+    "dev-clean": ("12", "42e2234ba48799c1f50f24a7926300a1"),
+    "dev-other": ("12", "c8d0bcc9cca99d4f8b62fcc847357931"),
+    "test-clean": ("12", "32fa31d27d2e1cad72775fee3f4849a9"),
+    "test-other": ("12", "fb5a50374b501bb3bac4815ee91d3135"),
+    "train-clean-5": ("31", "5df7d4e78065366204ca6845bb08f490"),
+    "train-clean-100": ("12", "2a93770f6d5c6c964bc36631d331a522"),
+    "train-clean-360": ("12", "c0e676e450a7ff2f54aeade5171606fa"),
+    "train-other-500": ("12", "d1a0fd59409feb2c614ce4d30c387708"),
+}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--corpus", help="folder LibriSpeech/ with SPEAKERS.TXT (default: download it)")
+    parser.add_argument("--parts", help="parts to use, separated by spaces (default: those in --corpus, else the mini)")
+    parser.add_argument("--download_dir", default="downloads", help="archives and LibriSpeech/ go here")
+    parser.add_argument("--url", default="https://www.openslr.org/resources", help="where the archives are")
+    parser.add_argument("--num_dev_speakers", type=int, default=8, help="only where no dev-* part is there")
+    parser.add_argument("--num_test_speakers", type=int, default=12, help="only where no dev-* part is there")
+    parser.add_argument("--out", default="data", help="folder of the data directories")
+    return parser
+
+
+def download(parts: list, url: str, folder: Path) -> Path:
+    """Get and unpack the archives of ``parts``; returns the folder LibriSpeech/."""
+    for part in parts:
+        if part not in ARCHIVES:
+            raise UserError(f"--parts: no archive named {part}; choose from {' '.join(ARCHIVES)}")
+        resource, md5 = ARCHIVES[part]
+        logging.info("%s: download and unpack to %s", part, folder)
+        unpack(fetch(f"{url}/{resource}/{part}.tar.gz", folder / f"{part}.tar.gz", md5), folder)
+    return folder / "LibriSpeech"
+
+
+def read_genders(corpus: Path) -> dict:
+    """SPEAKERS.TXT (`id | sex | part | minutes | name`, comments after `;`) -> {reader: "f" or "m"}."""
+    path = corpus / "SPEAKERS.TXT"
+    if not path.is_file():
+        raise UserError(f"{path} is missing: --corpus must be the folder LibriSpeech/ of the official archives")
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != ";"]
+    return {fields[0].strip(): fields[1].strip().lower() for fields in (line.split("|") for line in lines)}
+
+
+def scan(corpus: Path, parts: list) -> dict:
+    """{part: {reader: {utterance: path}}}; files are part/reader/chapter/reader-chapter-number.flac."""
+    found = {}
+    for part in parts:
+        readers = defaultdict(dict)
+        for path in sorted((corpus / part).glob("*/*/*.flac")):
+            readers[path.parts[-3]][path.stem] = path
+        if not readers:
+            raise UserError(f"{corpus / part} holds no reader/chapter/*.flac; --parts names the parts to use")
+        found[part] = dict(readers)
+    return found
+
+
+def assign(found: dict, genders: dict, num_dev: int, num_test: int) -> dict:
+    """Speakers of train, dev and test: {set: [(part, reader)]}.
+
+    Where dev-* parts are there, parts keep their role. Where they are not, the readers of the test-* parts are divided:
+    test and dev take those with two chapters or more (trials across chapters), half of each sex; the rest joins train.
+    """
+    roles = ("train", "dev", "test")
+    speakers = {role: [(p, r) for p in found if p.startswith(role) for r in found[p]] for role in roles}
+    if all(speakers.values()):
+        return speakers
+    by_sex = defaultdict(list)
+    for part, reader in speakers["dev"] + speakers["test"]:
+        if len({utt.split("-")[1] for utt in found[part][reader]}) > 1:
+            by_sex[genders[reader]].append((part, reader))
+    for pool in by_sex.values():
+        random.Random(0).shuffle(pool)
+    turns = [pool.pop() for _ in range(max(map(len, by_sex.values()), default=0)) for pool in by_sex.values() if pool]
+    if len(turns) < num_dev + num_test:
+        raise UserError(
+            f"only {len(turns)} readers of {' '.join(found)} have two chapters, --num_dev_speakers {num_dev} and "
+            f"--num_test_speakers {num_test} need {num_dev + num_test}; lower them or add a part"
+        )
+    test, dev = turns[:num_test], turns[num_test : num_test + num_dev]
+    rest = [s for s in speakers["dev"] + speakers["test"] if s not in test and s not in dev]
+    return {"train": speakers["train"] + rest, "dev": dev, "test": test}
+
+
+def write_data_dir(folder: Path, speakers: list, found: dict, genders: dict) -> None:
+    """Kaldi data directory; `text` holds the utterances that have a transcript (no file where none has)."""
+    tables = {name: {} for name in ("wav.scp", "utt2spk", "utt2session", "spk2gender", "text")}
+    for part, reader in speakers:
+        utts = found[part][reader]
+        tables["spk2gender"][reader] = genders[reader]
+        for utt, path in utts.items():
+            tables["wav.scp"][utt] = path
+            tables["utt2spk"][utt] = reader
+            tables["utt2session"][utt] = utt.rpartition("-")[0]
+        for transcript in {t for path in utts.values() for t in path.parent.glob("*.trans.txt")}:
+            lines = (line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines())
+            tables["text"].update({utt: words for utt, _, words in lines if utt in utts})
+    (folder / "text").unlink(missing_ok=True)
+    DataDir.write(folder, {name: table for name, table in tables.items() if table})
+    logging.info("%s: %d speakers, %d utterances", folder, len(tables["spk2gender"]), len(tables["wav.scp"]))
+
+
+@cli
+def main(argv=None):
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.corpus:
+        corpus = Path(args.corpus).resolve()
+        parts = args.parts.split() if args.parts else [p for p in ARCHIVES if (corpus / p).is_dir()]
+    else:
+        parts = (args.parts or "train-clean-5 dev-clean test-clean").split()
+        corpus = download(parts, args.url, Path(args.download_dir).resolve())
+    genders = read_genders(corpus)
+    found = scan(corpus, parts)
+    sets = assign(found, genders, args.num_dev_speakers, args.num_test_speakers)
+    for name, speakers in sets.items():
+        if not speakers:
+            raise UserError(f"{corpus}: no speaker is left for {name}; name more parts with --parts")
+        write_data_dir(Path(args.out) / name, speakers, found, genders)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Data preparation of egs2/mini_librispeech: on small trees in its layout, and on the real part where that is."""
+
+import hashlib
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+from corpora import ROOT, data_prep, librispeech
+
+from espnet_ext.audio.io import audio_info
+from espnet_ext.datadir import DataDir
+
+REAL = ROOT.parent / "shared" / "data" / "LibriSpeech"
+TRAIN = {reader: [1] for reader in range(100, 106)}
+TEST = {reader: [2, 2] for reader in range(200, 208)} | {208: [3], 209: [3]}
+
+
+def prepare(tmp_path, corpus, *options):
+    assert (
+        data_prep("mini_librispeech/spk1").main(["--corpus", str(corpus), "--out", str(tmp_path / "data"), *options])
+        == 0
+    )
+    return {name: DataDir(tmp_path / "data" / name) for name in ("train", "dev", "test")}
+
+
+def test_readers_of_the_test_part_are_divided_where_there_is_no_dev_part(tmp_path):
+    corpus = librispeech(tmp_path, {"train-clean-100": TRAIN, "test-clean": TEST})
+    sets = prepare(tmp_path, corpus, "--num_dev_speakers", "2", "--num_test_speakers", "4")
+    speakers = {name: set(d.spk2utt) for name, d in sets.items()}
+    assert {name: len(s) for name, s in speakers.items()} == {"train": 6 + 2 + 2, "dev": 2, "test": 4}
+    assert len(set.union(*speakers.values())) == 16  # disjoint
+    assert {"208", "209"} <= speakers["train"]  # one chapter: no trials across chapters
+    assert sorted(sets["test"].table("spk2gender").values()) == ["f", "f", "m", "m"]
+    for d in sets.values():
+        for utt, session in d.table("utt2session").items():
+            assert utt.startswith(session + "-") and session.startswith(d.utt2spk[utt] + "-")
+            assert audio_info(d.wav_scp[utt]).rate_hz == 16000
+    assert set(sets["test"].text) == set(sets["test"].utt2spk)
+    assert not any(utt.startswith("10") for utt in sets["train"].text)  # train-clean-100 here has no transcripts
+
+
+def test_parts_keep_their_roles_where_all_three_are_there(tmp_path):
+    corpus = librispeech(tmp_path, {"train-clean-5": TRAIN, "dev-clean": {300: [1, 1]}, "test-clean": TEST})
+    sets = prepare(tmp_path, corpus)
+    assert set(sets["train"].spk2utt) == {str(r) for r in TRAIN}
+    assert set(sets["dev"].spk2utt) == {"300"}
+    assert set(sets["test"].spk2utt) == {str(r) for r in TEST}
+
+
+@pytest.mark.parametrize(
+    "parts, options, message",
+    [
+        ({"train-clean-5": TRAIN, "test-clean": {200: [2, 2]}}, (), "only 1 readers"),
+        ({"train-clean-5": TRAIN}, ("--parts", "dev-clean"), "dev-clean holds no reader/chapter/"),
+    ],
+)
+def test_too_little_is_told_in_one_line(tmp_path, capsys, parts, options, message):
+    corpus = librispeech(tmp_path, parts)
+    out = ["--out", str(tmp_path / "data"), *options]
+    assert data_prep("mini_librispeech/spk1").main(["--corpus", str(corpus), *out]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "data").exists()
+
+
+def test_a_folder_that_is_not_librispeech(tmp_path, capsys):
+    assert data_prep("mini_librispeech/spk1").main(["--corpus", str(tmp_path)]) == 2
+    assert "SPEAKERS.TXT is missing" in capsys.readouterr().err
+
+
+def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys):
+    module = data_prep("mini_librispeech/spk1")
+    corpus = librispeech(tmp_path / "site", {"train-clean-5": TRAIN, "test-clean": TEST, "dev-clean": {300: [1, 1]}})
+    for part, (resource, _) in list(module.ARCHIVES.items()):
+        if (corpus / part).is_dir():
+            archive = tmp_path / "site" / resource / f"{part}.tar.gz"
+            archive.parent.mkdir(exist_ok=True)
+            with tarfile.open(archive, "w:gz") as t:
+                for path in (corpus / "SPEAKERS.TXT", corpus / part):
+                    t.add(path, arcname=path.relative_to(tmp_path / "site"))
+            module.ARCHIVES[part] = (resource, hashlib.md5(archive.read_bytes()).hexdigest())
+    folders = ["--download_dir", str(tmp_path / "down"), "--out", str(tmp_path / "data")]
+    assert module.main(["--url", (tmp_path / "site").as_uri(), *folders]) == 0
+    assert len(DataDir(tmp_path / "data" / "train").wav_scp) == len(TRAIN)
+    assert module.main(["--url", "http://127.0.0.1:9", *folders]) == 0  # everything is there: nothing is asked for
+    module.ARCHIVES["dev-clean"] = ("12", "0" * 32)
+    (tmp_path / "down" / "dev-clean.tar.gz").unlink()
+    assert module.main(["--url", (tmp_path / "site").as_uri(), *folders]) == 2
+    assert "MD5" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here")
+def test_the_real_part_counted_with_find_and_awk(tmp_path):
+    sets = prepare(tmp_path, REAL)
+    assert {name: (len(d.spk2utt), len(d.wav_scp)) for name, d in sets.items()} == {
+        "train": (112, 388),
+        "dev": (8, 192),
+        "test": (12, 288),
+    }
+    counted = "find . -name '*.flac' | awk -F/ '{n++; s[$3]} END {for (k in s) m++; print n, m}'"
+    assert subprocess.check_output(counted, shell=True, cwd=REAL, text=True).split() == ["868", "132"]
+    words = subprocess.check_output("cat test-clean/*/*/*.trans.txt | wc -w", shell=True, cwd=REAL, text=True)
+    ours = sum(1 + len(text.split()) for d in sets.values() for text in d.text.values())
+    assert ours == int(words)
+    sexes = dict(line.split("|")[:2] for line in Path(REAL / "SPEAKERS.TXT").read_text().splitlines() if line[0] != ";")
+    sexes = {k.strip(): v.strip().lower() for k, v in sexes.items()}
+    assert all(sexes[s] == g for d in sets.values() for s, g in d.table("spk2gender").items())
