@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Make the embedded corpus: synthetic speakers, noise, music and room responses, as Kaldi data directories."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from espnet_ext.errors import UserError, cli
+
+VERSION = 1
+"""Raise it with every change that changes the bytes: an older corpus is then not taken for the present one."""
+DONE = ".completed"
+CLIP_KINDS = ("noise", "music", "rirs")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", required=True, help="folder to make: train/, test/, noise/, music/, rirs/, audio/")
+    parser.add_argument("--num_speakers", type=int, default=40, help="speakers of train/")
+    parser.add_argument("--num_utts", type=int, default=25, help="utterances of each of them")
+    parser.add_argument("--num_test_speakers", type=int, default=20, help="speakers of test/, none of them in train/")
+    parser.add_argument("--num_test_utts", type=int, default=15, help="utterances of each of them")
+    parser.add_argument("--num_sessions", type=int, default=5, help="recording sessions (room, microphone) per speaker")
+    parser.add_argument("--num_clips", type=int, default=24, help="clips in each of noise/, music/ and rirs/; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument("--nj", type=int, default=min(2, os.cpu_count() or 1), help="parallel processes")
+    parser.add_argument("--overwrite", default="false", choices=["true", "false"], help="replace a different corpus")
+    return parser
+
+
+@cli
+def main(argv=None) -> None:
+    args = get_parser().parse_args(argv)
+    options = check(args)
+    out = Path(args.out)
+    if not claim(out, options, args.overwrite == "true"):
+        print(f"{out}: already complete, nothing to do")
+        return
+    started = time.monotonic()
+    jobs = []
+    for subset, speakers, utts in (
+        ("train", args.num_speakers, args.num_utts),
+        ("test", args.num_test_speakers, args.num_test_utts),
+    ):
+        jobs += [(str(out / "audio" / subset), subset, i, utts, args.num_sessions, args.seed) for i in range(speakers)]
+    # One thread per process: the work is parallel over speakers already.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    from corpus.speaker import make_speaker
+
+    run_jobs(make_speaker, jobs, args.nj)
+    from corpus.tables import write_clips, write_sums, write_tables
+
+    for subset in ("train", "test"):
+        folders = [Path(job[0]) / f"{subset}{job[2]:04d}" for job in jobs if job[1] == subset]
+        if folders:
+            write_tables(out / subset, folders)
+    for kind in CLIP_KINDS if args.num_clips else ():
+        write_clips(out, kind, args.num_clips, args.seed)
+    write_sums(out)
+    (out / DONE).write_text(json.dumps(options, indent=1) + "\n")
+    num_utts = sum(job[3] for job in jobs)
+    print(f"{out}: {len(jobs)} speakers, {num_utts} utterances in {time.monotonic() - started:.1f} s")
+
+
+def check(args) -> dict:
+    """Return the options that decide the bytes. Raises UserError for a number out of its range."""
+    for name in ("num_speakers", "num_utts", "num_test_utts", "num_sessions", "nj"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; give at least 1")
+    for name in ("num_test_speakers", "num_clips", "seed"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name} is {getattr(args, name)}; give 0 or more")
+    names = ("num_speakers", "num_utts", "num_test_speakers", "num_test_utts", "num_sessions", "num_clips", "seed")
+    return {"version": VERSION, **{name: getattr(args, name) for name in names}}
+
+
+def claim(out: Path, options: dict, overwrite: bool) -> bool:
+    """Make ``out`` ready for these options; False where it holds the finished corpus already.
+
+    The options are written first, so that a killed run is only continued by the same command. Raises UserError where
+    the folder holds something else.
+    """
+    if (out.exists() or out.is_symlink()) and not out.is_dir():
+        raise UserError(f"--out {out} is a file; give a folder")
+    note = out / "options.json"
+    if note.is_file():
+        if json.loads(note.read_text()) == options:
+            return not (out / DONE).is_file()
+        if not overwrite:
+            raise UserError(
+                f"{out} holds a corpus made with other options ({note}); give another --out, or "
+                "--overwrite true to replace it"
+            )
+        shutil.rmtree(out)
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out {out} is not empty and not a corpus of ours; give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    beside = note.with_suffix(".tmp")
+    beside.write_text(json.dumps(options, indent=1) + "\n")
+    os.replace(beside, note)
+    return True
+
+
+def run_jobs(function, jobs, nj: int) -> None:
+    """Call ``function(*job)`` for every job in ``nj`` processes, showing how many are done and the time left."""
+    started = time.monotonic()
+    with ProcessPoolExecutor(nj) as pool:
+        futures = [pool.submit(function, *job) for job in jobs]
+        try:
+            for i, future in enumerate(as_completed(futures), 1):
+                future.result()
+                if i % 10 == 0 or i == len(jobs):
+                    left_s = (time.monotonic() - started) / i * (len(jobs) - i)
+                    print(f"{i}/{len(jobs)} speakers, {left_s:.0f} s left", file=sys.stderr, flush=True)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was killed (out of memory?); the same command goes on from what is finished"
+            ) from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())
