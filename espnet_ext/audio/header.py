@@ -3,19 +3,26 @@
 import struct
 from typing import BinaryIO
 
+# Sizes that ffmpeg, sox, sph2pipe and others write into a pipe, where they cannot go back: the size is unknown.
+_UNKNOWN_SIZES = (0, 0x7FFFF000, 0x7FFFFFFF, 0xFFFFFFFF)
+
 
 def declared_frames(path: str) -> int | None:
-    """Return the frames that the header of a WAV, RF64 or AIFF file promises, or None where it does not say.
+    """Return the frames that the header of a WAV, RF64, AIFF or SPHERE file promises, or None where it does not say.
 
-    Chunk layout: Microsoft RIFF / EBU Tech 3306 (RF64) / Apple AIFF-C. A size of 0 or 0xFFFFFFFF is what streaming
-    writers (ffmpeg and sox into a pipe) leave, and means unknown.
+    Layouts: Microsoft RIFF / EBU Tech 3306 (RF64) / Apple AIFF-C / NIST SPHERE (1,024 bytes of text).
     """
     with open(path, "rb") as file:
-        magic, _size, kind = struct.unpack("<4s4s4s", file.read(12).ljust(12, b"\0"))
-        if magic in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
-            return _wave_frames(file, ">" if magic == b"RIFX" else "<")
-        if magic == b"FORM" and kind in (b"AIFF", b"AIFC"):
-            return _aiff_frames(file)
+        magic, kind = struct.unpack("<4s4x4s", file.read(12).ljust(12, b"\0"))
+        try:
+            if magic in (b"RIFF", b"RIFX", b"RF64") and kind == b"WAVE":
+                return _wave_frames(file, ">" if magic == b"RIFX" else "<")
+            if magic == b"FORM" and kind in (b"AIFF", b"AIFC"):
+                return _aiff_frames(file)
+            if magic == b"NIST":
+                return _sphere_frames(file)
+        except struct.error:
+            pass  # cut inside a chunk of the header: libsndfile will say what it thinks of the file
     return None
 
 
@@ -40,7 +47,7 @@ def _wave_frames(file: BinaryIO, order: str) -> int | None:
                 return None
         elif name == b"data":
             size = long_size if size == 0xFFFFFFFF and long_size is not None else size
-            return size // frame_bytes if frame_bytes and size not in (0, 0xFFFFFFFF) else None
+            return size // frame_bytes if frame_bytes and size not in _UNKNOWN_SIZES else None
     return None
 
 
@@ -48,4 +55,13 @@ def _aiff_frames(file: BinaryIO) -> int | None:
     for name, _size in _chunks(file, ">"):
         if name == b"COMM":
             return struct.unpack(">2xI", file.read(6))[0]
+    return None
+
+
+def _sphere_frames(file: BinaryIO) -> int | None:
+    file.seek(0)
+    for line in file.read(1024).splitlines():
+        fields = line.split()
+        if len(fields) == 3 and fields[0] == b"sample_count" and fields[2].isdigit():
+            return int(fields[2])
     return None

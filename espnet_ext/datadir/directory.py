@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet_ext.audio.io import audio_info, check_section, read_audio, resampled_length
+from espnet_ext.audio.io import audio_info, check_section, read_audio, section_length
 from espnet_ext.datadir.tables import fix_command, read_scp, write_scp
 from espnet_ext.datadir.trials import Trials, read_trials
 from espnet_ext.errors import UserError
@@ -131,10 +131,7 @@ class DataDir:
             return self.utt2num_samples[utt]
         entry, start_s, end_s = self.source(utt)
         info = audio_info(entry, self.allow_commands)
-        if start_s is None:
-            return resampled_length(info.num_samples, info.rate_hz, rate_hz)
-        start_s, end_s = check_section(info, entry, start_s, end_s)
-        return round(end_s * rate_hz) - round(start_s * rate_hz)
+        return section_length(info, rate_hz, *check_section(info, entry, start_s, end_s))
 
     @classmethod
     def write(cls, path: str | os.PathLike, tables: Mapping[str, Mapping]) -> "DataDir":
