@@ -39,8 +39,8 @@ stage_times=exp/stage_times.tsv    # wall time of every stage that ran: date, st
 _recipe_script="${BASH_SOURCE[${#BASH_SOURCE[@]} - 1]}"
 _recipe_name="$(basename "${_recipe_script}")"
 _recipe_stages="$(sed -nE 's/^ *if stage ([0-9]+) ([A-Za-z0-9_]+) "([^"]*)"; then.*/\1 \2 \3/p' "${_recipe_script}")"
-# The stage that runs (empty between stages), the last that ran, the command that runs, and the rows of the final table.
-_recipe_now="" _recipe_number="" _recipe_before="" _recipe_command="" _recipe_told=false _recipe_table=""
+# The stage that runs (empty between stages), the command and the log to name when it fails, the rows of the final table.
+_recipe_now="" _recipe_number="" _recipe_command="" _recipe_log="" _recipe_told=false _recipe_table=""
 
 _stage_help() {
     [ -z "${_recipe_stages}" ] || printf '\nStages:\n%s\n' "$(awk '{ n = $1; m = $2; sub(/^[^ ]+ [^ ]+ /, "")
@@ -57,6 +57,7 @@ require() { # PATH WHO: stop unless the file has content or the folder exists
 }
 run() { # COMMAND…: show it, run it, keep what it prints in the stage's log
     local status=0 file="${log_dir}/${_recipe_now:-recipe}.log"
+    _recipe_log="${file}"
     _recipe_command="$(quote "$@")"
     mkdir -p "${log_dir}"
     log "${_recipe_command}" 2>&1 | tee -a "${file}" >&2
@@ -72,7 +73,7 @@ stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
         echo "would run stage $1 $2: $3"
         return 1
     fi
-    _recipe_number=$1 _recipe_now=$2 _recipe_command="" _recipe_start="$(date +%s%3N)"
+    _recipe_number=$1 _recipe_now=$2 _recipe_command="" _recipe_log="" _recipe_start="$(date +%s%3N)"
     log "== stage $1 $2: $3 =="
 }
 _stage_close() { # STATUS: note the wall time of the stage that was running
@@ -80,13 +81,13 @@ _stage_close() { # STATUS: note the wall time of the stage that was running
     local ms=$(($(date +%s%3N) - _recipe_start)) seconds row
     seconds="$((ms / 1000)).$((ms % 1000 / 100))"
     printf -v row '  %2d %-12s %8s s  %s\n' "${_recipe_number}" "${_recipe_now}" "${seconds}" "$1"
-    _recipe_table+="${row}" _recipe_before="${_recipe_now}" _recipe_now=""
     mkdir -p "$(dirname "${stage_times}")"
     printf '%s\t%s\t%s\t%s\t%s\n' \
-        "$(date '+%FT%T')" "${_recipe_number}" "${_recipe_before}" "${seconds}" "$1" >> "${stage_times}"
+        "$(date '+%FT%T')" "${_recipe_number}" "${_recipe_now}" "${seconds}" "$1" >> "${stage_times}"
+    _recipe_table+="${row}" _recipe_now=""
 }
 _recipe_end() {
-    local status=$? where="before the first stage" file
+    local status=$? where="before the first stage"
     trap - ERR EXIT
     if [ -n "${_recipe_now}" ]; then where="in stage ${_recipe_number} ${_recipe_now}"; fi
     if [ "${status}" -eq 0 ]; then _stage_close "done"; else _stage_close failed; fi || true # the disk may be full
@@ -98,8 +99,7 @@ _recipe_end() {
         130* | 143*) echo "${_recipe_name}: interrupted ${where}; the same command goes on from what is finished" >&2 ;;
         *)
             echo "${_recipe_name}: failed ${where} with exit code ${status}: ${_recipe_command:-exit}" >&2
-            file="${log_dir}/${_recipe_before:-recipe}.log"
-            if [ -s "${file}" ]; then echo "${_recipe_name}: what the stage printed: ${file}" >&2; fi ;;
+            if [ -n "${_recipe_log}" ]; then echo "${_recipe_name}: what the stage printed: ${_recipe_log}" >&2; fi ;;
     esac
 }
 _stage_number() { # OPTION VALUE: the number of a stage given by number or name
