@@ -5,10 +5,11 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
-from corpora import ROOT, data_prep, librispeech
+from corpora import ROOT, data_prep, librispeech, voice, write
 
-from espnet_ext.audio.io import audio_info
+from espnet_ext.audio.io import audio_info, read_audio
 from espnet_ext.datadir import DataDir
 
 REAL = ROOT.parent / "shared" / "data" / "LibriSpeech"
@@ -35,9 +36,23 @@ def test_readers_of_the_test_part_are_divided_where_there_is_no_dev_part(tmp_pat
     for d in sets.values():
         for utt, session in d.table("utt2session").items():
             assert utt.startswith(session + "-") and session.startswith(d.utt2spk[utt] + "-")
-            assert audio_info(d.wav_scp[utt]).rate_hz == 16000
+            assert audio_info(d.source(utt)[0]).rate_hz == 16000
     assert set(sets["test"].text) == set(sets["test"].utt2spk)
-    assert not any(utt.startswith("10") for utt in sets["train"].text)  # train-clean-100 here has no transcripts
+    assert not sets["test"].has("segments") and not sets["train"].has("text")  # pieces have no transcript
+
+
+def test_training_utterances_are_cut_evenly_and_stay_one_session(tmp_path):
+    corpus = librispeech(tmp_path, {"train-clean-5": TRAIN, "test-clean": TEST, "dev-clean": {300: [1]}})
+    long = corpus / "train-clean-5/100/10000/100-10000-0000.flac"
+    write(long, voice(0, 100, 9.0))
+    train = prepare(tmp_path, corpus)["train"]
+    names = [utt for utt in train.utterances if utt.startswith("100-")]
+    assert names == ["100-10000-0000-00", "100-10000-0000-01"]
+    assert np.array_equal(np.concatenate([train.audio(utt) for utt in names]), read_audio(long))
+    assert {train.table("utt2session")[utt] for utt in names} == {"100-10000"}
+    assert len(train.utterances) == len(TRAIN) + 1
+    whole = prepare(tmp_path, corpus, "--cut_s", "0")["train"]
+    assert not whole.has("segments") and set(whole.text) == set(whole.utt2spk) == set(whole.wav_scp)
 
 
 def test_parts_keep_their_roles_where_all_three_are_there(tmp_path):
@@ -91,7 +106,7 @@ def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here")
 def test_the_real_part_counted_with_find_and_awk(tmp_path):
-    sets = prepare(tmp_path, REAL)
+    sets = prepare(tmp_path, REAL, "--cut_s", "0")
     assert {name: (len(d.spk2utt), len(d.wav_scp)) for name, d in sets.items()} == {
         "train": (112, 388),
         "dev": (8, 192),

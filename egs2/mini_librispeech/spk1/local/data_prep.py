@@ -11,7 +11,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from espnet_ext.datadir import DataDir
+from espnet_ext.audio.io import audio_info
+from espnet_ext.datadir import DataDir, Segment
 from espnet_ext.datadir.fetch import fetch, unpack
 from espnet_ext.errors import UserError, cli
 
@@ -36,6 +37,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", default="https://www.openslr.org/resources", help="where the archives are")
     parser.add_argument("--num_dev_speakers", type=int, default=8, help="only where no dev-* part is there")
     parser.add_argument("--num_test_speakers", type=int, default=12, help="only where no dev-* part is there")
+    parser.add_argument("--cut_s", type=float, default=4, help="cut training utterances to about this; 0: leave them")
     parser.add_argument("--out", default="data", help="folder of the data directories")
     return parser
 
@@ -100,22 +102,38 @@ def assign(found: dict, genders: dict, num_dev: int, num_test: int) -> dict:
     return {"train": speakers["train"] + rest, "dev": dev, "test": test}
 
 
-def write_data_dir(folder: Path, speakers: list, found: dict, genders: dict) -> None:
-    """Kaldi data directory; `text` holds the utterances that have a transcript (no file where none has)."""
-    tables = {name: {} for name in ("wav.scp", "utt2spk", "utt2session", "spk2gender", "text")}
+def pieces(utt: str, path: Path, cut_s: float) -> dict:
+    """{piece: Segment} of one utterance, all of the same length, that nearest to ``cut_s`` seconds."""
+    info = audio_info(path)
+    duration_s = info.num_samples / info.rate_hz
+    count = max(1, round(duration_s / cut_s))
+    edges = [round(duration_s * k / count, 3) for k in range(count)] + [-1]
+    return {f"{utt}-{k:02d}": Segment(utt, edges[k], edges[k + 1]) for k in range(count)}
+
+
+def write_data_dir(folder: Path, speakers: list, found: dict, genders: dict, cut_s: float) -> None:
+    """Kaldi data directory; `text` holds the whole utterances that have a transcript, and is left out if none has.
+
+    An epoch uses every utterance once. Cutting makes a reader's share of it his share of the speech, so that one
+    utterance of 14 s counts as much as two of 7 s; its pieces stay one session.
+    """
+    tables = {name: {} for name in ("wav.scp", "segments", "utt2spk", "utt2session", "spk2gender", "text")}
     for part, reader in speakers:
-        utts = found[part][reader]
         tables["spk2gender"][reader] = genders[reader]
-        for utt, path in utts.items():
-            tables["wav.scp"][utt] = path
-            tables["utt2spk"][utt] = reader
-            tables["utt2session"][utt] = utt.rpartition("-")[0]
-        for transcript in {t for path in utts.values() for t in path.parent.glob("*.trans.txt")}:
+        for recording, path in found[part][reader].items():
+            cut = pieces(recording, path, cut_s) if cut_s else {}
+            tables["wav.scp"][recording] = path
+            tables["segments"].update(cut)
+            for utt in cut or [recording]:
+                tables["utt2spk"][utt] = reader
+                tables["utt2session"][utt] = recording.rpartition("-")[0]
+        for transcript in {t for path in found[part][reader].values() for t in path.parent.glob("*.trans.txt")}:
             lines = (line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines())
-            tables["text"].update({utt: words for utt, _, words in lines if utt in utts})
-    (folder / "text").unlink(missing_ok=True)
+            tables["text"].update({utt: words for utt, _, words in lines if utt in tables["utt2spk"]})
+    for name in ("segments", "text"):  # left from another call with other options
+        (folder / name).unlink(missing_ok=True)
     DataDir.write(folder, {name: table for name, table in tables.items() if table})
-    logging.info("%s: %d speakers, %d utterances", folder, len(tables["spk2gender"]), len(tables["wav.scp"]))
+    logging.info("%s: %d speakers, %d utterances", folder, len(tables["spk2gender"]), len(tables["utt2spk"]))
 
 
 @cli
@@ -134,7 +152,7 @@ def main(argv=None):
     for name, speakers in sets.items():
         if not speakers:
             raise UserError(f"{corpus}: no speaker is left for {name}; name more parts with --parts")
-        write_data_dir(Path(args.out) / name, speakers, found, genders)
+        write_data_dir(Path(args.out) / name, speakers, found, genders, args.cut_s if name == "train" else 0)
 
 
 if __name__ == "__main__":
