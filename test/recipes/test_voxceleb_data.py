@@ -24,7 +24,8 @@ def options(tree, out, *more):
 
 
 def test_training_and_trials_as_in_the_official_lists(tree, tmp_path):
-    assert data_prep("voxceleb/spk1").main(options(tree, tmp_path)) == 0
+    lists = ["--lists_dir", str(tree / "meta"), "--out", str(tmp_path)]
+    assert data_prep("voxceleb/spk1").main(["--corpus", str(tree), *lists]) == 0
     train, test = DataDir(tmp_path / "train"), DataDir(tmp_path / "vox1")
     assert sorted(train.spk2utt) == ["id00012", *(f"id000{s}" for s in range(13, 20)), "id10001", "id10002"]
     count = "find vox1/dev vox2 -name '*.wav' | wc -l"
@@ -60,6 +61,7 @@ def test_test_speakers_are_never_trained_on_in_the_merged_layout(tree, tmp_path)
         (["--lists", "o_clean"], "o_clean: not one of o o_cleaned"),
         (["--train_on", "vox3"], "vox3: not one of vox1 vox2"),
         (["--vox2", ""], "needs --vox2"),
+        (["--vox1", ""], "--vox1 DIR, or --corpus DIR with vox1/"),
         (["--vox2", "."], "no id*/video/*.wav below dev/wav"),
         (["--musan", "/nowhere"], "/nowhere: no noise/*/*.wav"),
     ],

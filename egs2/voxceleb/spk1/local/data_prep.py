@@ -31,13 +31,16 @@ O_SPEAKERS = range(10270, 10310)  # the 40 speakers of VoxCeleb1's test part, wh
 
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--vox1", required=True, help="VoxCeleb1: wav/id1*/ or dev/wav/id1*/ and test/wav/id1*/")
-    parser.add_argument("--vox2", help="VoxCeleb2, converted to wav or flac: dev/wav/id0*/ or dev/aac/id0*/")
+    parser.add_argument(
+        "--corpus", help="folder that holds vox1/, vox2/, musan/ and RIRS_NOISES/; those it has are used"
+    )
+    parser.add_argument("--vox1", help="VoxCeleb1: wav/id1*/, or dev/wav/id1*/ and test/wav/id1*/")
+    parser.add_argument("--vox2", help="VoxCeleb2's dev part, converted to wav or flac: dev/wav/id0*/ or dev/aac/id0*/")
     parser.add_argument("--train_on", default="vox1 vox2", help="corpora whose dev parts are trained on")
     parser.add_argument("--lists", default="o_cleaned o", help=f"trial lists of data/vox1, of: {' '.join(LISTS)}")
     parser.add_argument("--lists_dir", default="downloads", help="the official lists; a missing one is downloaded")
-    parser.add_argument("--musan", help="MUSAN: noise/*/*.wav, music/*/*.wav, speech/*/*.wav (empty: none)")
-    parser.add_argument("--rirs", help="RIRS_NOISES: simulated_rirs/{small,medium}room/*/*.wav (empty: none)")
+    parser.add_argument("--musan", help="MUSAN: noise/*/*.wav, music/*/*.wav, speech/*/*.wav")
+    parser.add_argument("--rirs", help="RIRS_NOISES: simulated_rirs/{small,medium}room/*/*.wav")
     parser.add_argument("--out", default="data", help="folder of the data directories")
     return parser
 
@@ -143,6 +146,11 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     out = Path(args.out)
+    for option, name in (("vox1", "vox1"), ("vox2", "vox2"), ("musan", "musan"), ("rirs", "RIRS_NOISES")):
+        if args.corpus and not getattr(args, option) and (Path(args.corpus) / name).is_dir():
+            setattr(args, option, str(Path(args.corpus) / name))
+    if not args.vox1:
+        raise UserError("VoxCeleb1 is needed for the trials: --vox1 DIR, or --corpus DIR with vox1/ in it")
     vox1 = scan(args.vox1, ["dev/wav", "test/wav", "wav", "."])
     train = training_files(args, vox1)
     lists = {name: official_trials(name, Path(args.lists_dir)) for name in args.lists.split()}
