@@ -34,7 +34,7 @@ def test_training_and_trials_as_in_the_official_lists(tree, tmp_path):
     assert all(os.path.exists(path) for path in train.wav_scp.values())
     assert test.table("spk2gender") == {"id10270": "m", "id10271": "f", "id10272": "m"}
     assert set(train.table("utt2session").values()) >= {"id10001--v_010001", "id00012--v_212"}
-    cleaned, original = (test.trials(f"trials_{name}") for name in ("o_cleaned", "o"))
+    cleaned, original = (test.trials(f"trials.{name}") for name in ("o_cleaned", "o"))
     assert (len(original), len(cleaned)) == (18 * 17 // 2, 18 * 17 // 2 - 2)
     same = [test.utt2spk[a] == test.utt2spk[b] for a, b in zip(original.enroll, original.test, strict=True)]
     assert same == original.labels.astype(bool).tolist()
@@ -78,7 +78,7 @@ def test_e_and_h_are_allowed_when_only_voxceleb2_is_trained_on(tree, tmp_path):
     more = ["--train_on", "vox2", "--lists", "o_cleaned e_cleaned h_cleaned"]
     assert data_prep("voxceleb/spk1").main(options(tree, tmp_path, *more)) == 0
     assert {s[:4] for s in DataDir(tmp_path / "train").spk2utt} == {"id00"}
-    assert {p.name for p in (tmp_path / "vox1").glob("trials*")} == {f"trials_{x}_cleaned" for x in "oeh"}
+    assert {p.name for p in (tmp_path / "vox1").glob("trials*")} == {f"trials.{x}_cleaned" for x in "oeh"}
 
 
 def test_a_trial_of_a_missing_file_is_named(tree, tmp_path, capsys):

@@ -162,7 +162,7 @@ def main(argv=None):
     write_data_dir(out / "train", train, genders)
     write_data_dir(out / "vox1", {utt: vox1[utt] for utt in used}, genders)
     for name, trials in lists.items():
-        write_trials(out / "vox1" / f"trials_{name}", trials)
+        write_trials(out / "vox1" / f"trials.{name}", trials)
 
 
 if __name__ == "__main__":
