@@ -1,0 +1,89 @@
+"""Embed every utterance of a data directory: kaldi ark/scp out, resumable, on one or many jobs.
+
+espnet_ext embed --model exp/spk_train_ecapa --data dump/test --out exp/spk_train_ecapa/embeddings/test
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from espnet_ext.errors import UserError, cli
+
+BOOL = {"true": True, "false": False}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model: one of")
+    model.add_argument("--model", help="experiment folder, weights file, package (.zip) or Hugging Face tag")
+    model.add_argument("--model_file", help="weights; with --train_config")
+    model.add_argument("--train_config", help="config.yaml of the training (default: beside --model_file)")
+    model.add_argument("--floor", choices=["mfcc"], help="no model: mean and deviation of MFCCs, the floor of a table")
+    parser.add_argument("--data", required=True, help="data directory (wav.scp, optional segments)")
+    parser.add_argument("--out", required=True, help="folder for embedding.scp and its arks")
+    parser.add_argument("--num_crops", type=int, default=0, help="crops per utterance; 0: whole utterances")
+    parser.add_argument("--crop_s", type=float, default=8.0, help="length of a crop in seconds")
+    parser.add_argument("--max_window_s", type=float, default=60.0, help="longer audio is embedded in equal windows")
+    parser.add_argument("--max_batch_s", type=float, default=120.0, help="seconds of (padded) audio per batch")
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
+    parser.add_argument(
+        "--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it"
+    )
+    parser.add_argument("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if sum(bool(choice) for choice in (args.model, args.model_file, args.floor)) != 1:
+        raise UserError("give one of --model, --model_file (with --train_config) and --floor")
+    if args.num_crops < 0 or min(args.crop_s, args.max_window_s, args.max_batch_s) <= 0:
+        raise UserError("--num_crops must not be negative; --crop_s, --max_window_s and --max_batch_s must be above 0")
+    from espnet_ext.datadir import DataDir
+    from espnet_ext.inference import extract
+
+    shard = extract.parse_shard(args.shard)
+    if args.floor:
+        from espnet_ext.inference.floor import MfccFloor
+
+        model_id, make = MfccFloor.model_id, MfccFloor
+    else:
+        model_id, make = _model(args, shard)
+    task = extract.Extraction(
+        DataDir(args.data, BOOL[args.allow_commands]),
+        Path(args.out),
+        model_id,
+        args.num_crops,
+        args.crop_s,
+        shard,
+        BOOL[args.skip_broken],
+    )
+    scp = extract.run(task, make)
+    if scp is not None:
+        print(scp)
+
+
+def _model(args, shard):
+    """What the model is called in the work folder, and how to make it (only if there is something left to do)."""
+    from espnet_ext.inference.spk import SpeakerEmbedder, check_device, spread_device
+    from espnet_ext.zoo.package import read_files, resolve
+
+    if args.model:
+        package = resolve(args.model)
+    else:
+        package = read_files(args.train_config or Path(args.model_file).parent / "config.yaml", args.model_file)
+    device = spread_device(check_device(args.device), shard)
+    options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
+    return package.identity + f" {args.max_window_s:g}", lambda: SpeakerEmbedder.of(package, device, **options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

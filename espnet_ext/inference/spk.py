@@ -1,0 +1,247 @@
+"""Speaker embeddings of audio of any kind, and the decision whether two recordings are of one speaker."""
+
+import argparse
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from espnet_ext.audio.io import AudioError, is_silent
+from espnet_ext.errors import UserError
+from espnet_ext.inference.clips import Clip, as_clip
+from espnet_ext.inference.decision import Decision, Verification
+from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
+from espnet_ext.zoo.package import Package, read_files, resolve
+from espnet_ext.zoo.tensors import load_tensors
+
+if TYPE_CHECKING:
+    import torch
+
+#: Clips shorter than this are repeated up to it, as short clips are in training: the longest encoder context is 0.16 s.
+MIN_CLIP_S = 0.25
+
+
+class SpeakerEmbedder:
+    """A trained speaker model.
+
+        embedder = SpeakerEmbedder.from_pretrained("exp/spk_train_ecapa")  # or a zip, or a Hugging Face tag
+        vector = embedder("hello.flac")             # float32 (E,), not normalised
+        embedder.verify("a.wav", "b.wav")           # Verification(score, llr, same_speaker, …)
+
+    Audio is a path (any format, rate and channel count) or an array with its rate; it is mixed down and resampled. The
+    vector does not depend on what else is in the batch. Audio longer than ``max_window_s`` is cut into the fewest
+    windows of equal length that are not longer, read one after the other, and the vector is the mean of the windows'
+    vectors, silent windows left out; memory is bounded by ``batch_s`` and the window, not by the file.
+    """
+
+    def __init__(
+        self,
+        model: "torch.nn.Module",
+        device: str = "cpu",
+        rate_hz: int = 16000,
+        max_window_s: float = 60.0,
+        batch_s: float = 120.0,
+        decision: Decision | None = None,
+        package: Package | None = None,
+    ):
+        self.device = check_device(device)
+        self.model = model.eval().to(self.device)
+        self.rate_hz, self.max_window_s, self.batch_s = rate_hz, max_window_s, batch_s
+        self.decision = decision or Decision()
+        self.package = package
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, device: str = "cpu", weights: str | None = None, **options: Any
+    ) -> "SpeakerEmbedder":
+        """Load a Hugging Face tag, an experiment folder, an unpacked package or a zip (ours or ESPnet's).
+
+        ``weights`` chooses a checkpoint of an experiment folder; ``options`` are those of the constructor.
+        Errors: ``UserError`` for a model that is missing, broken or hostile, or whose weights do not fit its config.
+        """
+        return cls.of(resolve(source, weights), device, **options)
+
+    @classmethod
+    def from_files(
+        cls, config: str | Path, weights: str | Path, device: str = "cpu", **options: Any
+    ) -> "SpeakerEmbedder":
+        """Load ``config.yaml`` and weights of a training, wherever they lie."""
+        return cls.of(read_files(config, weights), device, **options)
+
+    @classmethod
+    def of(cls, package: Package, device: str = "cpu", **options: Any) -> "SpeakerEmbedder":
+        """Load a package that has been found already."""
+        device = check_device(device)
+        rate_hz = package.config.get("sample_rate") or 16000
+        return cls(build_model(package), device, rate_hz, decision=Decision.of(package), package=package, **options)
+
+    def __call__(self, audio: Any, rate_hz: int | None = None) -> np.ndarray:
+        """Embed one path or array (``rate_hz``: its rate, None for the model's): float32 ``(E,)``."""
+        return self.embed([audio], rate_hz)[0]
+
+    def embed(self, audios: Sequence[Any], rate_hz: int | None = None) -> np.ndarray:
+        """Embed many paths or arrays: float32 ``(N, E)``, whole utterances."""
+        return self._in_order([as_clip(audio, rate_hz, self.rate_hz) for audio in audios], 0, 0.0)
+
+    def embed_crops(
+        self, audios: Sequence[Any], num_crops: int = 4, crop_s: float = 8.0, rate_hz: int | None = None
+    ) -> np.ndarray:
+        """Embed ``num_crops`` evenly spaced crops of each audio: float32 ``(N, num_crops, E)`` (ESPnet-SPK's way)."""
+        return self._in_order([as_clip(audio, rate_hz, self.rate_hz) for audio in audios], num_crops, crop_s)
+
+    def verify(self, audio_a: Any, audio_b: Any, rate_hz: int | None = None) -> Verification:
+        """Tell whether two recordings are of one speaker, by the calibration that came with the model."""
+        return self.decision.verify(*self.embed([audio_a, audio_b], rate_hz))
+
+    def _in_order(self, clips: Sequence[Clip], num_crops: int, crop_s: float) -> np.ndarray:
+        if not clips:
+            raise UserError("there is nothing to embed: the list of audios is empty")
+        done = {index: vector for index, vector, _ in self.stream(clips, num_crops, crop_s)}
+        return np.stack([done[index] for index in range(len(clips))])
+
+    def stream(
+        self, clips: Sequence[Clip], num_crops: int = 0, crop_s: float = 8.0, skip_broken: bool = False
+    ) -> Iterator[tuple[int, np.ndarray | None, UserError | None]]:
+        """Embed clips batch by batch, similar lengths together; yields (index, vector, None) in the order of the work.
+
+        The vector is ``(E,)``, or ``(num_crops, E)`` where ``num_crops`` > 0. A broken clip raises its ``AudioError``,
+        or with ``skip_broken`` yields (index, None, error). The next batch is read while one is computed.
+        """
+        crop = round(crop_s * self.rate_hz)
+        limit = max(round(self.max_window_s * self.rate_hz), crop if num_crops else 0)
+        lengths = [max(clip.num_samples, round(MIN_CLIP_S * self.rate_hz)) for clip in clips]
+        cost = [num_crops * crop if num_crops else length for length in lengths]
+        short = [index for index, length in enumerate(lengths) if length <= limit]
+        plan = plan_batches([cost[index] for index in short], round(self.batch_s * self.rate_hz))
+        batches = [[short[place] for place in batch] for batch in plan]
+        with ThreadPoolExecutor(1) as reader:
+            ahead = [reader.submit(self._read, [clips[i] for i in batch], skip_broken) for batch in batches[:1]]
+            for number, batch in enumerate(batches):
+                wavs = ahead.pop().result()
+                if number + 1 < len(batches):
+                    ahead.append(reader.submit(self._read, [clips[i] for i in batches[number + 1]], skip_broken))
+                whole = [index for index, wav in zip(batch, wavs, strict=True) if isinstance(wav, np.ndarray)]
+                good = [wav for wav in wavs if isinstance(wav, np.ndarray)]
+                yield from zip(whole, self._embed_short(good, num_crops, crop), itertools.repeat(None))
+                yield from ((i, None, wav) for i, wav in zip(batch, wavs, strict=True) if isinstance(wav, UserError))
+        for index, length in enumerate(lengths):
+            if length > limit:
+                try:
+                    spans = crops(length, num_crops, crop) if num_crops else windows(length, limit)
+                    vector = self._embed_long(clips[index], spans, average=not num_crops)
+                    yield index, vector, None
+                except UserError as error:
+                    if not skip_broken:
+                        raise
+                    yield index, None, error
+
+    def _read(self, clips: Iterable[Clip], skip_broken: bool) -> list[np.ndarray | UserError]:
+        wavs: list[np.ndarray | UserError] = []
+        for clip in clips:
+            try:
+                wav = clip.read()
+                if is_silent(wav):
+                    raise AudioError(f"{clip.name}: silent (below -80 dB), there is nothing to embed")
+                wavs.append(repeat_to(wav, round(MIN_CLIP_S * self.rate_hz)))
+            except UserError as error:
+                if not skip_broken:
+                    raise
+                wavs.append(error)
+        return wavs
+
+    def _embed_short(self, wavs: list[np.ndarray], num_crops: int, crop: int) -> Iterable[np.ndarray]:
+        if not wavs:
+            return []
+        if not num_crops:
+            return self._forward(wavs)
+        long = [repeat_to(wav, crop + 1) if len(wav) < crop else wav for wav in wavs]
+        pieces = [wav[start:stop] for wav in long for start, stop in crops(len(wav), num_crops, crop)]
+        return self._forward(pieces).reshape(len(wavs), num_crops, -1)
+
+    def _embed_long(self, clip: Clip, spans: list[tuple[int, int]], average: bool) -> np.ndarray:
+        """Embed spans of a long clip, as many at a time as fit ``batch_s``, at least one; a mean leaves out silence."""
+        longest = max(stop - start for start, stop in spans)
+        size = max(1, int(self.batch_s * self.rate_hz / longest))
+        vectors = []
+        for first in range(0, len(spans), size):
+            wavs = [clip.read(start, stop) for start, stop in spans[first : first + size]]
+            wavs = [wav for wav in wavs if not (average and is_silent(wav))]
+            vectors += list(self._forward(wavs)) if wavs else []
+        if not vectors:
+            raise AudioError(f"{clip.name}: silent (below -80 dB), there is nothing to embed")
+        return np.mean(vectors, axis=0) if average else np.stack(vectors)
+
+    def _forward(self, wavs: list[np.ndarray]) -> np.ndarray:
+        """Embed a batch of arrays at the model's rate: float32 ``(B, E)``."""
+        import torch
+
+        lengths = torch.tensor([len(wav) for wav in wavs])
+        speech = torch.zeros(len(wavs), int(lengths.max()))
+        for row, wav in zip(speech, wavs, strict=True):
+            row[: len(wav)] = torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32))
+        try:
+            with torch.inference_mode():
+                vectors = self.model.embed(speech.to(self.device), lengths.to(self.device))
+        except torch.OutOfMemoryError as error:
+            seconds = speech.numel() / self.rate_hz
+            raise UserError(f"a batch of {seconds:.0f} s does not fit {self.device}; make --batch_s smaller") from error
+        return vectors.float().cpu().numpy()
+
+
+def check_device(device: str) -> str:
+    """Give ``device`` back where torch can use it; ``UserError`` for a GPU that is not there."""
+    if device == "cpu":
+        return device
+    import torch
+
+    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
+        raise UserError(f"device {device!r} is not known; use cpu, cuda, cuda:N or mps")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps needs an Apple GPU; use --device cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {device} needs an NVIDIA GPU and torch sees none here; use --device cpu")
+    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
+    return device
+
+
+def spread_device(device: str, shard: tuple[int, int]) -> str:
+    """The GPU of one of several jobs on a machine: job i of ``cuda`` takes GPU i, and begins again where they end."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return f"cuda:{(shard[0] - 1) % torch.cuda.device_count()}"
+
+
+def build_model(package: Package) -> "torch.nn.Module":
+    """Build the model that a package's config describes and fill it with the package's tensors.
+
+    Every weight has to find its place, save those of the training loss: ESPnet 202511 skips what does not fit and goes
+    on with random numbers.
+    """
+    from espnet_ext.tasks.registry import get_task
+
+    model = get_task("spk").build_model(argparse.Namespace(**package.config))
+    state = load_tensors(package.weights)
+    names = model.state_dict().keys()
+    if any(name.startswith("frontend.upstream.upstream.model") for name in names):
+        # Models published before ESPnet 0a625088 name their s3prl upstream one level higher.
+        old = re.compile(r"^frontend\.upstream\.model")
+        state = {old.sub("frontend.upstream.upstream.model", name): value for name, value in state.items()}
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{package.name}: the weights do not fit the config: {reason}") from error
+    missing = [name for name in missing if not name.startswith("loss.")]
+    unknown = [name for name in unknown if not name.startswith("loss.")]
+    if missing or unknown:
+        words = [f"{len(missing)} missing ({missing[0]}, …)"] if missing else []
+        words += [f"{len(unknown)} unknown ({unknown[0]}, …)"] if unknown else []
+        raise UserError(f"{package.name}: the weights do not fit the config: {', '.join(words)}")
+    return model

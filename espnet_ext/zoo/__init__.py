@@ -1,0 +1,1 @@
+"""Packages of trained models: pack, publish, find, and load them without running anything that is inside."""

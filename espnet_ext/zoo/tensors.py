@@ -1,0 +1,49 @@
+"""Reading a weights file without running code that may hide in it."""
+
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_ext.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_tensors(path: str | Path, device: str = "cpu") -> "dict[str, torch.Tensor]":
+    """Read a state dict: names of parameters and buffers to tensors on ``device``.
+
+    ``torch.load(weights_only=True)`` builds tensors and plain containers and refuses every other pickle instruction, so
+    a hostile file cannot run anything (ESPnet 202511 reads its models with ``weights_only=False``). A whole training
+    checkpoint (``checkpoint.pth``: model, optimiser, …) gives its model.
+
+    Errors: ``UserError`` for a file that is missing, truncated, no weights file, or wants to run code.
+    """
+    import torch
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such weights file; name the .pth file that training wrote")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if _is_plain_file(path):
+            reason = "it is no weights file, or is damaged; copy or download it again"
+        else:
+            reason = "it holds Python objects that would run code on loading; a package has to hold tensors only"
+        raise UserError(f"{path}: refused, {reason}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: is no whole weights file (truncated?); copy or download it again") from error
+    if isinstance(state, dict) and isinstance(state.get("model"), dict) and "optimizers" in state:
+        state = state["model"]
+    if isinstance(state, dict) and isinstance(state.get("module"), dict):
+        state = state["module"]  # DeepSpeed writes the model one level deeper
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state dict (names to tensors); name the .pth file that training wrote")
+    return state
+
+
+def _is_plain_file(path: str | Path) -> bool:
+    """True where the file has neither of the two shapes of a torch file: a zip archive, or a bare pickle."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    return not (start.startswith(b"PK") or start.startswith(b"\x80"))
