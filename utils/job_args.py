@@ -2,8 +2,8 @@
 
     run.py [--mem 4G] [--num-threads 2] [--gpu 1] [--max-jobs-run 4] [--config FILE] [JOB=1:8] LOG COMMAND …
 
-``JOB`` (any name) is replaced by the number of the job in LOG and in every word of COMMAND. The command is started as it
-is, without a shell. Option names may be written with ``-`` or ``_``.
+``JOB`` (any name) is replaced by the number of the job in LOG and in every word of COMMAND. The command is started as
+it is, without a shell. Option names may be written with ``-`` or ``_``.
 """
 
 import os

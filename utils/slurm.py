@@ -20,7 +20,7 @@ from pathlib import Path
 from job_args import Request, exit_code_in, parse, report_failures, stop
 
 RUN = Path(__file__).resolve().with_name("run.py")
-# How long a log on a shared filesystem may take to show up here: after success, and after a failure, when some never do.
+# How long a log on a shared filesystem may take to show up here; after a failure some never do.
 VISIBLE_S, VISIBLE_AFTER_FAILURE_S = 90, 15
 
 
