@@ -1,7 +1,8 @@
-"""Mel filterbank frontend that treats every utterance of a batch as if it were alone."""
+"""Mel and sinc filterbank frontends that treat every utterance of a batch as if it were alone."""
 
 import torch
 import torch.nn.functional as F
+from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
 from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
 
 from espnet_ext.errors import UserError
@@ -47,7 +48,6 @@ class MelFrontend(MelSpectrogramTorch):
         self.n_fft = n_fft
         self.win_length = win_length
         self.hop_length = hop_length
-        self.min_samples = n_fft // 2 + 1  # the reflection at both ends needs that many
 
     def forward(
         self, input: torch.Tensor, input_length: torch.Tensor | None = None
@@ -69,8 +69,12 @@ class MelFrontend(MelSpectrogramTorch):
             lengths = torch.div(input_length, self.hop_length, rounding_mode="floor") + 1
             valid = (torch.arange(x.size(-1), device=x.device)[None] < lengths[:, None]).unsqueeze(1)
             if self.normalize == "mn":
-                x = x - (x * valid).sum(dim=-1, keepdim=True) / lengths[:, None, None]
+                x = x - masked_mean(x, valid)
             return (x * valid).transpose(1, 2), lengths
+
+    def samples_for(self, num_frames: int) -> int:
+        """Return the smallest number of samples that gives ``num_frames``; the reflection needs n_fft // 2 + 1."""
+        return max((num_frames - 1) * self.hop_length, self.n_fft // 2 + 1)
 
     def _power_spectrum(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, samples with both ends reflected) -> (batch, n_fft // 2 + 1, frames)."""
@@ -95,3 +99,41 @@ def reflect_ends(x: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Te
     last = lengths[:, None] - 1
     position = torch.where(position > last, 2 * last - position, position).clamp(min=0)
     return x.gather(1, position)
+
+
+class SincFrontend(AsteroidFrontend):
+    """RawNet3's learned sinc filterbank (ESPnet's ``asteroid_frontend``): log |filters|, minus its mean over time.
+
+    What was wrong in ESPnet 202511: the waveform's normalisation and the mean over time included padding.
+    """
+
+    ignores_padding = True
+
+    def forward(
+        self, input: torch.Tensor, input_length: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return features (batch, frames, filters), zero in padding, and their lengths (batch,).
+
+        input: (batch, samples); input_length: (batch,) in samples, None when nothing is padded.
+        """
+        with torch.autocast(input.device.type, enabled=False):
+            x = F.conv1d(F.pad(input.float().unsqueeze(1), (1, 0), "reflect"), self.flipped_filter)
+            if input_length is None:
+                input_length = torch.full((x.size(0),), x.size(2), dtype=torch.long, device=x.device)
+            valid = (torch.arange(x.size(2), device=x.device)[None] < input_length[:, None]).unsqueeze(1)
+            centred = x - masked_mean(x, valid)
+            deviation = (masked_mean(centred.square(), valid) + self.norm.eps).sqrt()
+            x = centred / deviation * self.norm.weight[:, None] + self.norm.bias[:, None]
+            x = torch.log(torch.abs(self.conv(x)) + self.log_term)
+            lengths = torch.div(input_length - self.sinc_kernel_size, self.sinc_stride, rounding_mode="floor") + 1
+            valid = (torch.arange(x.size(2), device=x.device)[None] < lengths[:, None]).unsqueeze(1)
+            return ((x - masked_mean(x, valid)) * valid).transpose(1, 2), lengths
+
+    def samples_for(self, num_frames: int) -> int:
+        """Return the smallest number of samples that gives ``num_frames``."""
+        return (num_frames - 1) * self.sinc_stride + self.sinc_kernel_size
+
+
+def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Return the mean of x (batch, channels, time) over what is ``valid`` (batch, 1, time): (batch, channels, 1)."""
+    return (x * valid).sum(dim=-1, keepdim=True) / valid.sum(dim=-1, keepdim=True)

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 import torch
 from espnet2.spk.encoder.ecapa_tdnn_encoder import EcapaTdnnEncoder as EspnetEcapaTdnnEncoder
 from espnet2.spk.encoder.identity_encoder import IdentityEncoder as EspnetIdentityEncoder
+from espnet2.spk.encoder.rawnet3_encoder import RawNet3Encoder as EspnetRawNet3Encoder
 from espnet2.spk.encoder.xvector_encoder import XvectorEncoder as EspnetXvectorEncoder
 from espnet2.spk.layers.ecapa_block import EcapaBlock
+from espnet2.spk.layers.rawnet_block import Bottle2neck
 
 from espnet_ext.errors import UserError
 from espnet_ext.spk.masking import layer_lengths, mean_over_time, padding_mask, zero_padding
@@ -133,3 +135,46 @@ def ecapa_block(block: EcapaBlock, x: torch.Tensor, pad: torch.Tensor | None) ->
     y = res2_convolutions(block, y, pad)
     y = block.bn3(block.relu(block.conv3(y)))
     return squeeze_excite(block.se.se, y, pad) + x
+
+
+class RawNet3Encoder(EspnetRawNet3Encoder):
+    """RawNet3's frame layers (Jung et al., Interspeech 2022): three Res2 blocks with AFMS, pooled by 5 and by 3.
+
+    ESPnet pools with the frontend's lengths, 15 times too long, so that every padded frame counts.
+    """
+
+    min_frames = 15
+
+    def __init__(
+        self,
+        input_size: int,
+        block: str = "Bottle2neck",
+        model_scale: int = 8,
+        ndim: int = 1024,
+        output_size: int = 1536,
+    ):
+        if block != "Bottle2neck":
+            raise UserError(f"encoder_conf of rawnet3: block must be Bottle2neck, got {block}")
+        check_scale("rawnet3", ndim, model_scale)
+        super().__init__(input_size, block, model_scale, ndim, output_size)
+
+    def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
+        """(batch, frames, features) -> (batch, output_size, frames // 15)."""
+        x1, lengths1 = rawnet_block(self.layer1, x.transpose(1, 2), lengths)
+        x2, lengths = rawnet_block(self.layer2, x1, lengths1)
+        x1 = self.mp3(x1)
+        x3, lengths = rawnet_block(self.layer3, x1 + x2, lengths)
+        return self.relu(self.layer4(torch.cat((x1, x2, x3), dim=1))), lengths
+
+
+def rawnet_block(block: Bottle2neck, x: torch.Tensor, lengths: Lengths) -> tuple[torch.Tensor, Lengths]:
+    """Res2 block with residual, then pooling by maximum (whole windows only), then AFMS: (x + alpha) * gate(mean)."""
+    y = block.bn1(block.relu(block.conv1(x)))
+    y = res2_convolutions(block, y, padding_mask(lengths, x.size(-1)))
+    y = block.bn3(block.relu(block.conv3(y))) + block.residual(x)
+    if block.mp:
+        y = block.mp(y)
+        lengths = layer_lengths(lengths, block.mp.kernel_size, block.mp.stride)
+    afms = block.afms
+    mean = mean_over_time(y, padding_mask(lengths, y.size(-1))).squeeze(-1)
+    return (y + afms.alpha) * afms.sig(afms.fc(mean)).unsqueeze(-1), lengths

@@ -68,10 +68,30 @@ class SpeakerModel(ESPnetSpeakerModel):
         nothing is padded; that path has no control flow on data (for export and torch.compile).
         """
         with one_utterance_norms(self, speech.size(0)):
-            feats, lengths = self.extract_feats(speech, true_lengths(lengths, speech.size(1)))
+            lengths = true_lengths(lengths, speech.size(1))
+            self._refuse_short(speech.size(1) if lengths is None else lengths, self.min_samples, "samples")
+            feats, lengths = self.extract_feats(speech, lengths)
+            self._refuse_short(feats.size(1) if lengths is None else lengths, self.encoder.min_frames, "frames")
             frames, lengths = self.encoder(feats, lengths)
             pooled = self.pooling(frames, lengths)
             return pooled if self.projector is None else self.projector(pooled)
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest utterance that this model can embed, in samples (1 where the frontend cannot tell)."""
+        samples_for = getattr(self.frontend, "samples_for", None)
+        return samples_for(self.encoder.min_frames) if samples_for else 1
+
+    @staticmethod
+    def _refuse_short(lengths: torch.Tensor | int, least: int, unit: str) -> None:
+        if torch.compiler.is_compiling() or least <= 1:
+            return  # an export or a compiled graph has no place for the message
+        shortest = int(lengths.min()) if isinstance(lengths, torch.Tensor) else lengths
+        if shortest < least:
+            raise UserError(
+                f"an utterance of {shortest} {unit} is too short for this model, which needs {least}: "
+                "drop it, or repeat it until it is long enough"
+            )
 
     def extract_feats(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor | None = None

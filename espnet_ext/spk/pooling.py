@@ -46,7 +46,7 @@ class StatsPooling(EspnetStatsPooling):
 class ChnAttnStatPooling(EspnetChnAttnStatPooling):
     """Mean and deviation weighted by channel-wise attention over time (ECAPA-TDNN, section 2.1).
 
-    h = [x; mean; deviation], w = softmax over time of conv(tanh-free attention(h)), mu = sum w x,
+    h = [x; mean; deviation], w = softmax over time of attention(h), mu = sum w x,
     sigma = sqrt(clamp(sum w x^2 - mu^2, 1e-4, 1e4)).
     """
 
@@ -62,5 +62,6 @@ class ChnAttnStatPooling(EspnetChnAttnStatPooling):
             values = zero_padding(values, pad)
         weights = self.softmax(scores)
         mean = (values * weights).sum(dim=2)
-        variance = (values.square() * weights).sum(dim=2) - mean.square()
+        # Equal to sum w x^2 - mu^2, without its cancellation where attention rests on few frames.
+        variance = ((values - mean.unsqueeze(2)).square() * weights).sum(dim=2)
         return torch.cat((mean, variance.clamp(min=1e-4, max=1e4).sqrt()), dim=1)
