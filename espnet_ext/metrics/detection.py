@@ -13,6 +13,7 @@ EER and minDCF follow the NIST SRE definitions as ESPnet-SPK reports them (arXiv
 Brümmer and du Preez, "Application-independent evaluation of speaker detection", 2006.
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -52,90 +53,121 @@ class RankedTrials:
         # First rank of every group of equal scores, and N: a threshold at group g rejects the ranks before bounds[g].
         self.bounds = np.concatenate([[0], starts, [len(ranked)]])
 
-    def _counts(self, weights=None) -> tuple[np.ndarray, np.ndarray]:
-        """Weight of targets and of non-targets below each operating point, both ``(G+1,)``."""
+    @functools.cached_property
+    def bits(self) -> tuple[np.ndarray, np.ndarray]:
+        """What a target and a non-target cost at every distinct score read as a natural-log LLR, in bits."""
+        return np.logaddexp(0, -self.distinct) / np.log(2), np.logaddexp(0, self.distinct) / np.log(2)
+
+    def curve(self, weights=None, is_ranked: bool = False) -> "Curve":
+        """Count the errors of every operating point; ``is_ranked`` says that ``weights`` follow ``self.order``."""
         if weights is None:
-            below_target = np.concatenate([[0], np.cumsum(self.is_target)])[self.bounds]
-            return below_target.astype(np.float64), (self.bounds - below_target).astype(np.float64)
-        weights = np.asarray(weights, dtype=np.float64)[self.order]
-        target = np.concatenate([[0.0], np.cumsum(np.where(self.is_target, weights, 0.0))])[self.bounds]
-        nontarget = np.concatenate([[0.0], np.cumsum(np.where(self.is_target, 0.0, weights))])[self.bounds]
-        if target[-1] <= 0 or nontarget[-1] <= 0:
+            target = np.concatenate([[0], np.cumsum(self.is_target)])[self.bounds]
+            return Curve(self, target.astype(np.float64), (self.bounds - target).astype(np.float64))
+        weights = np.asarray(weights, dtype=np.float64)
+        weights = weights if is_ranked else weights[self.order]
+        below = np.concatenate([[0.0], np.cumsum(weights)])[self.bounds]
+        target = np.concatenate([[0.0], np.cumsum(weights * self.is_target)])[self.bounds]
+        if target[-1] <= 0 or below[-1] - target[-1] <= 0:
             raise UserError("all trials of one class have weight 0: both target and non-target trials are needed")
-        return target, nontarget
+        return Curve(self, target, below - target)
 
-    def roc(self, weights=None) -> Roc:
+
+class Curve:
+    """All operating points of a weighted trial list, and the metrics that are read from them.
+
+    ``target`` and ``nontarget`` ``(G+1,)`` are the weights of the trials below each threshold.
+    """
+
+    def __init__(self, ranked: RankedTrials, target: np.ndarray, nontarget: np.ndarray):
+        self.ranked, self.target, self.nontarget = ranked, target, nontarget
+
+    def roc(self) -> Roc:
         """Error rates at every operating point; see ``Roc``."""
-        target, nontarget = self._counts(weights)
-        thresholds = np.concatenate([self.distinct, [np.inf]])
-        return Roc(target / target[-1], (nontarget[-1] - nontarget) / nontarget[-1], thresholds)
+        return Roc(
+            self.target / self.target[-1],
+            (self.nontarget[-1] - self.nontarget) / self.nontarget[-1],
+            np.append(self.ranked.distinct, np.inf),
+        )
 
-    def eer(self, weights=None) -> float:
+    def eer(self) -> float:
         """Equal error rate in [0, 1]; see the function ``eer`` for its exact definition."""
-        return self.eer_and_threshold(weights)[0]
+        return self.eer_and_threshold()[0]
 
-    def eer_and_threshold(self, weights=None) -> tuple[float, float]:
-        """Equal error rate and the score threshold (accept at or above it) of the operating point it was read at."""
-        target, nontarget = self._counts(weights)
-        above = nontarget[-1] - nontarget
-        # fnr - fpr times both totals: with whole-number weights every product is exact, so a tie of |fnr - fpr| is seen
-        # as one.
-        difference = target * nontarget[-1] - above * target[-1]
+    def eer_and_threshold(self) -> tuple[float, float]:
+        """Equal error rate and the threshold (accept at or above it) of the operating point it was read at."""
+        above = self.nontarget[-1] - self.nontarget
+        # fnr - fpr times both totals: with whole-number weights every product is exact, so that equal distances from
+        # the crossing are seen as equal.
+        difference = self.target * self.nontarget[-1] - above * self.target[-1]
         right = int(np.searchsorted(difference, 0.0, side="left"))
         left = right - 1
-        thresholds = np.append(self.distinct[left : right + 1], np.inf)
-        fnr = target[[left, right]] / target[-1]
-        fpr = above[[left, right]] / nontarget[-1]
+        thresholds = np.append(self.ranked.distinct[left : right + 1], np.inf)
+        fnr = self.target[[left, right]] / self.target[-1]
+        fpr = above[[left, right]] / self.nontarget[-1]
         if difference[right] > 0 and fnr[1] > fnr[0] and fpr[0] > fpr[1]:
-            # The curves cross inside a group of equal scores of both classes: splitting that group at random reaches
-            # the crossing.
+            # The rates cross inside a group of equal scores of both classes: splitting it at random meets the crossing.
             part = -difference[left] / (difference[right] - difference[left])
             return float(fnr[0] + part * (fnr[1] - fnr[0])), float(thresholds[0])
         nearer = 1 if difference[right] <= -difference[left] else 0
         return float(max(fnr[nearer], fpr[nearer])), float(thresholds[nearer])
 
-    def min_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0, weights=None) -> float:
+    def min_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
         """Smallest normalised detection cost; see the function ``min_dcf``."""
-        fnr, fpr, _ = self.roc(weights)
         miss, false_alarm, default = _costs(p_target, c_miss, c_fa)
-        return float(np.min(miss * fnr + false_alarm * fpr) / default)
+        total, other = self.target[-1], self.nontarget[-1]
+        best = int(np.argmin((miss / total) * self.target - (false_alarm / other) * self.nontarget))
+        fnr, fpr = self.target[best] / total, (other - self.nontarget[best]) / other
+        return float((miss * fnr + false_alarm * fpr) / default)
 
-    def min_cllr(self, weights=None) -> float:
-        """Cllr after the best monotonic calibration; see the function ``min_cllr``."""
-        # The only metric that needs more than numpy: the pool-adjacent-violators loop is in C there.
+    def act_dcf(self, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
+        """Normalised detection cost at the Bayes threshold; see the function ``act_dcf``."""
+        miss, false_alarm, default = _costs(p_target, c_miss, c_fa)
+        point = np.searchsorted(self.ranked.distinct, bayes_threshold(p_target, c_miss, c_fa))
+        fnr = self.target[point] / self.target[-1]
+        fpr = 1 - self.nontarget[point] / self.nontarget[-1]
+        return float((miss * fnr + false_alarm * fpr) / default)
+
+    def cllr(self) -> float:
+        """Cost of scores read as log-likelihood ratios, in bits; see the function ``cllr``."""
+        miss, false_alarm = self.ranked.bits
+        with np.errstate(invalid="ignore"):
+            # An infinite LLR costs 0 or infinity; where no trial of that class has it, 0 * inf has to be 0.
+            miss = np.nansum(np.diff(self.target) * miss) / self.target[-1]
+            false_alarm = np.nansum(np.diff(self.nontarget) * false_alarm) / self.nontarget[-1]
+        return float((miss + false_alarm) / 2)
+
+    def min_cllr(self) -> float:
+        """Cllr after the best non-decreasing calibration; see the function ``min_cllr``."""
+        # The only metric that needs more than numpy: pool adjacent violators is a loop, and compiled there.
         from scipy.optimize import isotonic_regression
 
-        target, nontarget = (np.diff(counts) for counts in self._counts(weights))
-        total = target + nontarget
-        kept = total > 0
-        target, nontarget, total = target[kept], nontarget[kept], total[kept]
-        blocks = isotonic_regression(target / total, weights=total).blocks[:-1]
-        target, nontarget = np.add.reduceat(target, blocks), np.add.reduceat(nontarget, blocks)
-        p_target, p_nontarget = target / target.sum(), nontarget / nontarget.sum()
-        # A block without non-targets has LLR +inf and costs its targets nothing, and the other way round: 0 * inf is 0
-        # here.
-        has_target, has_nontarget = p_target > 0, p_nontarget > 0
-        miss = np.sum(p_target[has_target] * np.log2(1 + p_nontarget[has_target] / p_target[has_target]))
-        false_alarm = np.sum(
-            p_nontarget[has_nontarget] * np.log2(1 + p_target[has_nontarget] / p_nontarget[has_nontarget])
-        )
+        target, nontarget = np.diff(self.target), np.diff(self.nontarget)
+        kept = target + nontarget > 0
+        target, nontarget = target[kept], nontarget[kept]
+        blocks = isotonic_regression(target / (target + nontarget), weights=target + nontarget).blocks[:-1]
+        p_target = np.add.reduceat(target, blocks) / self.target[-1]
+        p_nontarget = np.add.reduceat(nontarget, blocks) / self.nontarget[-1]
+        # A block without non-targets has LLR +inf and costs its targets nothing, and the other way round.
+        both = (p_target > 0) & (p_nontarget > 0)
+        p_target, p_nontarget = p_target[both], p_nontarget[both]
+        miss = p_target @ np.log2(1 + p_nontarget / p_target)
+        false_alarm = p_nontarget @ np.log2(1 + p_target / p_nontarget)
         return float((miss + false_alarm) / 2)
 
 
 def checked_trials(scores, labels) -> tuple[np.ndarray, np.ndarray]:
-    """Scores as float64 and labels as bool, both ``(N,)``; ``UserError`` where no detection metric can be computed."""
+    """Scores as float64 and labels as bool, both ``(N,)``; ``UserError`` where no metric can be computed."""
     scores = np.asarray(scores, dtype=np.float64)
     labels = np.asarray(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
-        raise UserError(
-            f"one score and one label per trial are needed, got scores {scores.shape} and labels {labels.shape}"
-        )
+        raise UserError(f"one score and one label per trial are needed, got {scores.shape} and {labels.shape}")
     if not len(scores):
         raise UserError("there are no trials to score: the trial list is empty")
-    if np.isnan(scores).any():
+    bad = np.isnan(scores)
+    if bad.any():
         raise UserError(
-            f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN, the first is trial "
-            f"{int(np.isnan(scores).argmax()) + 1}: look for NaN in the embeddings of its two utterances"
+            f"{int(bad.sum())} of {len(scores)} scores are NaN, the first is trial {int(bad.argmax()) + 1}: "
+            "look for NaN in the embeddings of its two utterances"
         )
     is_target = labels.astype(bool)
     if labels.dtype != bool and not np.array_equal(is_target, labels):
@@ -143,95 +175,71 @@ def checked_trials(scores, labels) -> tuple[np.ndarray, np.ndarray]:
     num_targets = int(is_target.sum())
     if num_targets in (0, len(labels)):
         kind = "target" if num_targets == 0 else "non-target"
-        raise UserError(
-            f"the trial list has no {kind} trial among {len(labels)}: both kinds are needed for an error rate"
-        )
+        raise UserError(f"no {kind} trial among {len(labels)} trials: both kinds are needed for an error rate")
     return scores, is_target
 
 
 def roc(scores, labels, weights=None) -> Roc:
-    """False-negative and false-positive rates at every operating point (between, never inside, groups of equal
-    scores)."""
-    return RankedTrials(scores, labels).roc(weights)
+    """False-negative and false-positive rates at every operating point, never inside a group of equal scores."""
+    return RankedTrials(scores, labels).curve(weights).roc()
 
 
 def eer(scores, labels, weights=None) -> float:
-    """Equal error rate, a fraction in [0, 1]: ``max(FNR, FPR)`` at the operating point where ``|FNR - FPR|`` is
-    smallest.
+    """Equal error rate in [0, 1]: ``max(FNR, FPR)`` at the operating point where ``|FNR - FPR|`` is smallest.
 
-    Where two points are equally near, the one with the higher threshold is taken (as with scikit-learn's ``roc_curve``,
-    which lists it first; we look at every point, i.e. ``drop_intermediate=False``). Where FNR and FPR cross inside a
-    group of equal scores that holds both classes, the rate at the crossing is returned, i.e. what splitting that group
-    at random gives on average: constant scores have EER 0.5.
+    Where two points are equally near, the one with the higher threshold is taken (scikit-learn's ``roc_curve`` lists
+    it first; all points count, as with its ``drop_intermediate=False``). Where FNR and FPR cross inside a group of
+    equal scores that holds both classes, the rate at the crossing is returned, which is what splitting that group at
+    random gives on average: constant scores have EER 0.5.
     """
-    return RankedTrials(scores, labels).eer(weights)
+    return RankedTrials(scores, labels).curve(weights).eer()
 
 
 def min_dcf(scores, labels, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0, weights=None) -> float:
     """Minimum normalised detection cost over all thresholds (NIST SRE 2016, equations 2 to 4).
 
-    ``min_t [c_miss FNR(t) p_target + c_fa FPR(t) (1 - p_target)] / min(c_miss p_target, c_fa (1 - p_target))``; never
-    above 1, and 1 for constant scores, whatever the order of the labels.
+    ``min_t [c_miss FNR(t) p_target + c_fa FPR(t) (1 - p_target)] / min(c_miss p_target, c_fa (1 - p_target))``.
+    Never above 1, and 1 for constant scores whatever the order of the labels.
     """
-    return RankedTrials(scores, labels).min_dcf(p_target, c_miss, c_fa, weights)
+    return RankedTrials(scores, labels).curve(weights).min_dcf(p_target, c_miss, c_fa)
 
 
 def bayes_threshold(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0) -> float:
-    """The log-likelihood ratio at which accepting and rejecting cost the same:
-    ``log(c_fa (1 - p_target) / (c_miss p_target))``."""
+    """The LLR at which accepting and rejecting cost the same: ``log(c_fa (1 - p_target) / (c_miss p_target))``."""
     miss, false_alarm, _ = _costs(p_target, c_miss, c_fa)
     return float(np.log(false_alarm / miss))
 
 
 def act_dcf(llrs, labels, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0, weights=None) -> float:
-    """Normalised detection cost of natural-log likelihood ratios at the Bayes threshold; may exceed 1 when badly
-    calibrated."""
-    llrs, is_target = checked_trials(llrs, labels)
-    accepted = llrs >= bayes_threshold(p_target, c_miss, c_fa)
-    w_target, w_nontarget = _class_weights(is_target, weights)
-    miss, false_alarm, default = _costs(p_target, c_miss, c_fa)
-    fnr, fpr = 1.0 - accepted[is_target] @ w_target, accepted[~is_target] @ w_nontarget
-    return float((miss * fnr + false_alarm * fpr) / default)
+    """Normalised detection cost of natural-log LLRs at the Bayes threshold; above 1 when badly calibrated."""
+    return RankedTrials(llrs, labels).curve(weights).act_dcf(p_target, c_miss, c_fa)
 
 
 def cllr(llrs, labels, weights=None) -> float:
-    """Cost of natural-log likelihood ratios in bits: ``(mean_tgt log2(1+e^-llr) + mean_non log2(1+e^llr)) / 2``.
+    """Cost of natural-log LLRs in bits: ``(mean_tgt log2(1 + e^-llr) + mean_non log2(1 + e^llr)) / 2``.
 
     0 is perfect, 1 is what ``llr = 0`` for every trial costs, more than 1 does harm.
     """
-    llrs, is_target = checked_trials(llrs, labels)
-    w_target, w_nontarget = _class_weights(is_target, weights)
-    nats = np.logaddexp(0, -llrs[is_target]) @ w_target + np.logaddexp(0, llrs[~is_target]) @ w_nontarget
-    return float(nats / (2 * np.log(2)))
+    return RankedTrials(llrs, labels).curve(weights).cllr()
 
 
 def min_cllr(scores, labels, weights=None) -> float:
-    """Cllr after the best non-decreasing map from score to LLR (pool adjacent violators): what discrimination alone
-    allows."""
-    return RankedTrials(scores, labels).min_cllr(weights)
+    """Cllr after the best non-decreasing map from score to LLR (pool adjacent violators): discrimination alone."""
+    return RankedTrials(scores, labels).curve(weights).min_cllr()
 
 
-def det_points(scores, labels, max_points: int | None = 2000) -> Roc:
-    """The operating points of a DET curve, thinned to about ``max_points``: corners evenly spaced in each error rate's
-    rank.
+def det_points(scores, labels, max_points: int = 2000) -> Roc:
+    """The operating points of a DET curve, thinned to at most ``max_points``, evenly along the logs of both rates.
 
-    Plot ``fpr`` against ``fnr`` on probit axes. Points at which a rate is 0 or 1 are kept: they have no place on a
-    probit axis, so clip them to its limits.
+    Plot ``fpr`` against ``fnr`` on probit axes, where rates of 0 and 1 have no place: clip them to the axes' limits.
     """
     points = roc(scores, labels)
-    if max_points is None or len(points.fnr) <= max_points:
+    last = len(points.fnr) - 1
+    if last < max_points:
         return points
-    # Equal steps along log fnr and log fpr, because the axes stretch the small rates.
-    targets = np.geomspace(1e-7, 1.0, max_points // 2)
-    keep = np.unique(
-        np.concatenate(
-            [
-                [0, len(points.fnr) - 1],
-                np.searchsorted(points.fnr, targets).clip(max=len(points.fnr) - 1),
-                np.searchsorted(-points.fpr, -targets).clip(max=len(points.fnr) - 1),
-            ]
-        )
-    )
+    rates = np.geomspace(1e-7, 1.0, (max_points - 2) // 2)
+    keep = np.concatenate([[0, last], np.searchsorted(points.fnr, rates), np.searchsorted(-points.fpr, -rates)])
+    keep = np.unique(np.minimum(keep, last))
     return Roc(points.fnr[keep], points.fpr[keep], points.thresholds[keep])
 
 
@@ -244,12 +252,3 @@ def _costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float, f
         )
     miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
     return miss, false_alarm, min(miss, false_alarm)
-
-
-def _class_weights(is_target: np.ndarray, weights) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the targets and of the non-targets, each summing to 1."""
-    weights = np.ones(len(is_target)) if weights is None else np.asarray(weights, dtype=np.float64)
-    parts = weights[is_target], weights[~is_target]
-    if min(part.sum() for part in parts) <= 0:
-        raise UserError("all trials of one class have weight 0: both target and non-target trials are needed")
-    return parts[0] / parts[0].sum(), parts[1] / parts[1].sum()
