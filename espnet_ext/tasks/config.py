@@ -1,0 +1,195 @@
+"""A training's configuration, checked before anything is built: a mistake is one line with the key and the nearest right one.
+
+Works for any ``AbsTask``. ESPnet prints its usage (600 lines) for a misspelt key, does not look at types and choices of
+values in YAML, and notices a misspelt key inside ``*_conf`` late or, where a class takes ``**kwargs``, never.
+"""
+
+import argparse
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_ext.errors import UserError
+
+# YAML 1.1 reads 1e-3 (without a dot) as text; nobody who writes it means text.
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+
+
+def parse_args(task, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse ESPnet's options of ``task`` from the command line and ``--config``; ``UserError`` for any mistake in them."""
+    parser = task.get_parser()
+    parser.error = lambda message: _fail(parser, message)
+    config = _config_path(argv)
+    if config is not None:
+        _check_yaml(parser, config)
+    args = parser.parse_args(argv)
+    for key, value in vars(args).items():
+        setattr(args, key, _numbers(value) if key.endswith("_conf") else value)
+    if args.print_config:
+        return args
+    check_confs(task, args)
+    check_files(args)
+    check_gpus(args)
+    if args.output_dir is None:
+        raise UserError("--output_dir is missing: the directory for the model and its log, for example exp/spk_ecapa")
+    return args
+
+
+def _config_path(argv: Sequence[str] | None) -> str | None:
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    finder.error = lambda message: _raise(UserError(message))
+    return finder.parse_known_args(argv)[0].config
+
+
+def _fail(parser: argparse.ArgumentParser, message: str) -> None:
+    unknown = re.match(r"unrecognized arguments: (.*)", message)
+    if unknown:
+        options = [word for word in unknown.group(1).split() if word.startswith("--")]
+        if options:
+            name = options[0].split("=")[0]
+            known = [option for action in parser._actions for option in action.option_strings]
+            message = f"unknown option {name}{nearest(name, known)}"
+    _raise(UserError(message.replace("\n", " ")))
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return ``; did you mean …?`` for the most similar of ``known``, or nothing where none is similar."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _check_yaml(parser: argparse.ArgumentParser, path: str) -> None:
+    """Check that the file is YAML with known keys, and values of the right kind among the choices."""
+    import yaml
+
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: no such file")
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: should hold 'key: value' lines")
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in config.items():
+        if key not in actions:
+            raise UserError(f"{path}: unknown key {key!r}{nearest(str(key), list(actions))}")
+        _check_value(actions[key], value, f"{path}: {key}")
+
+
+def _check_value(action: argparse.Action, value: Any, where: str) -> None:
+    if value is None:
+        return
+    if action.dest.endswith("_conf") and type(action).__name__ == "NestedDictAction" and not isinstance(value, dict):
+        raise UserError(f"{where} should hold 'key: value' lines, not {value!r}")
+    if action.type is int and not (isinstance(value, int) or _is_number(value, int)):
+        raise UserError(f"{where}: {value!r} is not a whole number")
+    if action.type is float and not (isinstance(value, (int, float)) or _is_number(value, float)):
+        raise UserError(f"{where}: {value!r} is not a number")
+    if action.choices is not None and value not in action.choices and str(value).lower() not in action.choices:
+        choices = [str(choice) for choice in action.choices if choice is not None]
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    try:
+        kind(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and _EXPONENT.match(value) else value
+
+
+def check_confs(task, args: argparse.Namespace) -> None:
+    """Check the keys of every ``*_conf`` against the class that will be made from it."""
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    pairs = [(choices.name, choices.get_class(getattr(args, choices.name))) for choices in task.class_choices_list]
+    pairs += [("optim", optim_classes.get(args.optim)), ("scheduler", scheduler_classes.get(args.scheduler))]
+    for name, chosen in pairs:
+        conf = getattr(args, f"{name}_conf", None) or {}
+        if chosen is None:
+            continue
+        known = accepted_keys(chosen)
+        for key in conf:
+            if known is not None and key not in known:
+                where = f" in {args.config}" if args.config else ""
+                raise UserError(
+                    f"{name}_conf{where}: {getattr(args, name)} has no key {key!r}{nearest(str(key), known)} "
+                    f"(it has {', '.join(known)})"
+                )
+
+
+def accepted_keys(chosen: type) -> list[str] | None:
+    """Return the keyword arguments of a class; None where any will do.
+
+    ``**kwargs`` is followed to the classes above; where it ends in a class that would swallow anything, a key that
+    nobody names is still a mistake. A class that really takes any key says so by ``accepts_any_key = True``.
+    """
+    if getattr(chosen, "accepts_any_key", False):
+        return None
+    keys: list[str] = []
+    for level in chosen.__mro__:
+        if "__init__" not in vars(level):
+            continue
+        try:
+            parameters = list(inspect.signature(level.__init__).parameters.values())[1:]
+        except ValueError:
+            return None
+        keys += [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    # Filled in by the task or the framework, never by YAML.
+    hidden = {"input_size", "params", "optimizer", "nout", "nclasses", "train", "last_epoch", "self"}
+    return [key for key in dict.fromkeys(keys) if key not in hidden]
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Check that every file of ESPnet's data options and ``--init_param`` is there."""
+    for option in ("train_data_path_and_name_and_type", "valid_data_path_and_name_and_type"):
+        for path, name, _ in getattr(args, option):
+            _exists(path, f"--{option} ({name})")
+    for option in ("train_shape_file", "valid_shape_file"):
+        for path in getattr(args, option):
+            _exists(path, f"--{option}")
+    for entry in args.init_param:
+        _exists(entry.split(":")[0], "--init_param")
+
+
+def _exists(path: str, option: str) -> None:
+    if not os.path.exists(path):
+        raise UserError(f"{option}: {path} does not exist; check the path, or run the stage that makes it")
+
+
+def check_gpus(args: argparse.Namespace) -> None:
+    """Check that the machine has ``--ngpu`` GPUs that PyTorch can use."""
+    if args.ngpu > 0:
+        import torch
+
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if there < args.ngpu:
+            found = "PyTorch finds none" if there == 0 else f"this machine has {there}"
+            raise UserError(
+                f"--ngpu {args.ngpu}, but {found}; give --ngpu {there} ({'the CPU' if there == 0 else 'all of them'}), "
+                "or look at nvidia-smi and python -m torch.utils.collect_env"
+            )

@@ -1,0 +1,100 @@
+"""Checkpoints that are whole or absent, and what a kill between two files leaves mended on resume."""
+
+import logging
+import os
+import pickle
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_write
+
+
+@contextmanager
+def atomic_saves():
+    """Let every ``torch.save`` to a path inside the block write beside the file and move it into place.
+
+    ESPnet's trainer saves over ``checkpoint.pth`` itself, so that a kill or a full disk in that moment loses both the
+    old and the new checkpoint. Its ``run`` is one method of 300 lines; this is the one place where we reach into it.
+    """
+    plain = torch.save
+
+    def save(obj, target, *args, **kwargs):
+        if not isinstance(target, (str, os.PathLike)):
+            return plain(obj, target, *args, **kwargs)
+        with atomic_write(target, "wb") as file:
+            checked = _CheckedFile(file)
+            try:
+                plain(obj, checked, *args, **kwargs)
+            except RuntimeError:
+                # PyTorch's writer hides the reason (a full disk, say) behind "unexpected pos".
+                if checked.error is not None:
+                    raise checked.error from None
+                raise
+
+    torch.save = save
+    try:
+        yield
+    finally:
+        torch.save = plain
+
+
+class _CheckedFile:
+    """A binary file that remembers why a write failed."""
+
+    def __init__(self, file):
+        self._file, self.error = file, None
+        self.flush, self.fileno = file.flush, file.fileno
+
+    def write(self, data) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def load(path: Path, device: str) -> dict:
+    """Read ``checkpoint.pth``; a damaged one is named in one line."""
+    try:
+        return torch.load(path, map_location=device, weights_only=False)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: damaged ({_first_line(error)}); remove it to start anew, or give --resume false") from None
+
+
+def restore(load_state, what: str, path: Path) -> None:
+    """Call ``load_state()``; a state that does not fit ends with one line that says what changed."""
+    try:
+        load_state()
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} belongs to a training with another {what} ({_first_line(error, 1)}); "
+            "use another --output_dir, or --resume false to start anew"
+        ) from None
+
+
+def _first_line(error: Exception, number: int = 0) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[min(number, len(lines) - 1)][:160]
+
+
+def mend_outputs(states: dict, reporter, output_dir: Path, best_model_criterion) -> None:
+    """Make what ESPnet writes after ``checkpoint.pth`` if a kill came in between: the epoch's model and its links."""
+    epoch = reporter.get_epoch()
+    model = output_dir / f"{epoch}epoch.pth"
+    if not model.exists():
+        logging.info(f"Writing {model}, which the last run did not reach")
+        torch.save(states["model"], model)
+    links = {"latest.pth": epoch}
+    for phase, key, mode in best_model_criterion:
+        if reporter.has(phase, key):
+            links[f"{phase}.{key}.best.pth"] = reporter.get_best_epoch(phase, key, mode)
+    for name, target in links.items():
+        link, wanted = output_dir / name, f"{target}epoch.pth"
+        if (output_dir / wanted).exists() and not (link.is_symlink() and os.readlink(link) == wanted):
+            beside = output_dir / f".{name}.tmp"
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(wanted)
+            os.replace(beside, link)
