@@ -2,8 +2,10 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
@@ -15,12 +17,7 @@ _FIRST_BLANK = re.compile(r"[ \t]+")
 
 def fix_command(path: str | os.PathLike) -> str:
     """Return the command that mends the data directory in which the table ``path`` lies."""
-    return f"python -m espnet_ext.bin.fix_data_dir {_quoted(Path(path).parent)}"
-
-
-def _quoted(path: Path) -> str:
-    text = str(path)
-    return f"'{text}'" if " " in text else text
+    return f"python -m espnet_ext.bin.fix_data_dir {shlex.quote(str(Path(path).parent))}"
 
 
 def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
@@ -53,6 +50,32 @@ def split_key(line: str) -> tuple[str, str]:
     return parts[0], parts[1].rstrip(BLANKS) if len(parts) > 1 else ""
 
 
+class Row(NamedTuple):
+    """One line of a table; ``problem`` says what is wrong with it, or is empty."""
+
+    number: int
+    key: str
+    value: str
+    problem: str
+
+
+def read_rows(path: str | os.PathLike, allow_empty: bool = False) -> Iterator[Row]:
+    """Yield the lines of a table, broken ones too; only a missing, empty or non-UTF-8 file raises ``UserError``."""
+    for number, line in read_lines(path):
+        problem = ""
+        if line.endswith("\r"):
+            problem, line = "ends with a Windows line end (CRLF)", line.rstrip("\r")
+        elif line.startswith("\ufeff"):
+            problem = "starts with a byte order mark"
+        key, value = split_key(line.lstrip("\ufeff"))
+        if not key:
+            problem = "is empty or starts with a blank, so it has no key"
+            key, value = split_key(line.strip(BLANKS))
+        elif not value and not allow_empty:
+            problem = problem or f"key {key!r} has no value"
+        yield Row(number, key, value, problem)
+
+
 def read_scp(path: str | os.PathLike, allow_empty: bool = False) -> dict[str, str]:
     """Read a table into ``{key: value}`` in the order of the file.
 
@@ -60,20 +83,11 @@ def read_scp(path: str | os.PathLike, allow_empty: bool = False) -> dict[str, st
     ends, a line without key or (unless ``allow_empty``) without value, and a key that occurs twice.
     """
     table: dict[str, str] = {}
-    for number, line in read_lines(path):
-        key, value = split_key(line)
-        problem = None
-        if line.endswith("\r"):
-            problem = "Windows line end (CRLF)"
-        elif not key:
-            problem = "starts with a blank, or is empty, so it has no key"
-        elif not value and not allow_empty:
-            problem = f"key {key!r} has no value"
-        elif key in table:
-            problem = f"key {key!r} occurs twice"
+    for row in read_rows(path, allow_empty):
+        problem = row.problem or (f"key {row.key!r} occurs a second time" if row.key in table else "")
         if problem:
-            raise UserError(f"{path} line {number}: {problem}; mend it: {fix_command(path)}")
-        table[key] = value
+            raise UserError(f"{path} line {row.number}: {problem}; mend it: {fix_command(path)}")
+        table[row.key] = row.value
     return table
 
 
