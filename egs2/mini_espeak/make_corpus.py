@@ -3,15 +3,18 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.files import atomic_write
 
 VERSION = 1
 """Raise it with every change that changes the bytes: an older corpus is then not taken for the present one."""
@@ -63,7 +66,7 @@ def main(argv=None) -> None:
     for kind in CLIP_KINDS if args.num_clips else ():
         write_clips(out, kind, args.num_clips, args.seed)
     write_sums(out)
-    (out / DONE).write_text(json.dumps(options, indent=1) + "\n")
+    write_json(out / DONE, {"where": str(out.resolve())})
     num_utts = sum(job[3] for job in jobs)
     print(f"{out}: {len(jobs)} speakers, {num_utts} utterances in {time.monotonic() - started:.1f} s")
 
@@ -83,34 +86,58 @@ def check(args) -> dict:
 def claim(out: Path, options: dict, overwrite: bool) -> bool:
     """Make ``out`` ready for these options; False where it holds the finished corpus already.
 
-    The options are written first, so that a killed run is only continued by the same command. Raises UserError where
-    the folder holds something else.
+    The options are written first, so that only the same command continues what a killed one began. A corpus that was
+    moved counts as unfinished: its paths are written anew. Raises UserError where the folder holds something else.
     """
-    if (out.exists() or out.is_symlink()) and not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
     note = out / "options.json"
-    if note.is_file():
-        if json.loads(note.read_text()) == options:
-            return not (out / DONE).is_file()
+    found = read_json(note)
+    if found == options:
+        if (read_json(out / DONE) or {}).get("where") == str(out.resolve()):
+            return False
+        for left_over in out.glob("audio/*/.*.tmp"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        return True
+    if found is not None and found.keys() == options.keys():
         if not overwrite:
-            raise UserError(
-                f"{out} holds a corpus made with other options ({note}); give another --out, or "
-                "--overwrite true to replace it"
-            )
+            different = ", ".join(f"{k} {found[k]} instead of {options[k]}" for k in options if found[k] != options[k])
+            raise UserError(f"--out {out} holds another corpus ({different}); give a new folder or --overwrite true")
         shutil.rmtree(out)
     elif out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out {out} is not empty and not a corpus of ours; give another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    beside = note.with_suffix(".tmp")
-    beside.write_text(json.dumps(options, indent=1) + "\n")
-    os.replace(beside, note)
+        raise UserError(f"--out {out} is not empty and holds no corpus of ours; give a new folder")
+    write_json(note, options)
     return True
+
+
+def read_json(path: Path):
+    """Return the content of a small JSON file, None where there is none or it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write a small JSON file, whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+
+
+def end_with_parent() -> None:
+    """Let this worker end when its parent is killed; by itself it would wait for the next job for ever."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_jobs(function, jobs, nj: int) -> None:
     """Call ``function(*job)`` for every job in ``nj`` processes, showing how many are done and the time left."""
     started = time.monotonic()
-    with ProcessPoolExecutor(nj) as pool:
+    with ProcessPoolExecutor(nj, initializer=end_with_parent) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
         try:
             for i, future in enumerate(as_completed(futures), 1):

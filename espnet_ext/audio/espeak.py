@@ -112,15 +112,15 @@ class Espeak:
         pitch: int = 50,
         pitch_range: int = 50,
         rate_wpm: int = 175,
-        volume: int = 80,
+        volume: int = 50,
         attributes: Sequence[str] = (),
         seed: int = 0,
     ) -> Speech:
         """Say ``text`` and return the audio with the times of its phones and words.
 
-        text: words and punctuation. voice: ``language`` or ``language+variant``. pitch, pitch_range: 0 to 99, espeak's
-        scales (50 is the voice's own). rate_wpm: 80 to 450 words per minute. volume: 1 to 100 (80 never clips with the
-        voices of the wheel). attributes: lines of espeak's voice file format that change the voice further, such as
+        text: words and punctuation. voice: ``language`` or ``language+variant``. pitch, pitch_range: 0 to 99 on espeak's
+        scales (50 is the voice's own). rate_wpm: 80 to 450 words per minute. volume: 1 to 100; some clip above 50.
+        attributes: lines of espeak's voice file format that change the voice further, such as
         ``formant 1 110 100 100`` (frequency, height, width in per cent) or ``pitch 90 140`` (Hz).
         seed: of espeak's noise generator. The same arguments give the same samples, whatever was said before.
         Raises UserError for an unknown voice, an attribute of an unknown kind, or a number out of its range.
@@ -144,6 +144,8 @@ class Espeak:
             samples, own_rate_hz, events = self._run(text, language, variant, attributes, parameters, seed)
         finally:
             _lock.release()
+        if len(samples) == 0:
+            raise UserError(f"espeak-ng says nothing for {text!r} as {voice!r}: the wheel has no dictionary for it")
         duration_s = len(samples) / own_rate_hz
         phones, words = _align(text, events, own_rate_hz, duration_s)
         wav = samples.astype(np.float32) / 32768
@@ -196,11 +198,12 @@ class Espeak:
 
     def _set_voice(self, library, language, variant, attributes):
         if not attributes:
-            name = f"{language}+{variant}" if variant else language
+            # By its file: espeak does not find every language by the name it declares (en-gb).
+            name = self._language_files[language][0] + (f"+{variant}" if variant else "")
             status = library.espeak_SetVoiceByName(name.encode())
         else:
             # A voice of our own is one file: the language's, then the variant's, then our lines; later lines win.
-            lines = [self._language_files[language]]
+            lines = [self._language_files[language][1]]
             if variant:
                 with open(os.path.join(self._data_path, "voices", "!v", variant), encoding="utf-8") as f:
                     keep = [x for x in f.read().splitlines() if x.split()[:1] not in (["name"], ["language"])]
@@ -213,16 +216,18 @@ class Espeak:
             raise RuntimeError(f"espeak-ng refuses the voice {language}+{variant} with status {status}")
 
     def _find_languages(self):
-        """Map the name of every language to the text of its file, as espeak does: by the lines ``language NAME``."""
+        """Map the name of every language to (path below ``lang``, text) of its file: the lines ``language NAME``."""
         found = {}
-        for folder, _, names in os.walk(os.path.join(self._data_path, "lang")):
-            for name in names:
+        top = os.path.join(self._data_path, "lang")
+        for folder, _, names in sorted(os.walk(top)):
+            for name in sorted(names):
                 with open(os.path.join(folder, name), encoding="utf-8") as f:
                     content = f.read()
                 declared = [x.split()[1] for x in content.splitlines() if x.startswith("language ")]
                 # The first name a file declares is its own, the others are what it may stand in for.
-                found.setdefault(declared[0] if declared else name.lower(), content)
-                found.setdefault(name.lower(), content)
+                entry = (os.path.relpath(os.path.join(folder, name), top), content)
+                found.setdefault(declared[0] if declared else name.lower(), entry)
+                found.setdefault(name.lower(), entry)
         return found
 
     def _check(self, language, variant, attributes):

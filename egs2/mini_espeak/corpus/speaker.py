@@ -1,4 +1,4 @@
-"""One speaker of the corpus: all of his audio, and the rows he adds to the tables. The unit of work and of resumption."""
+"""One speaker of the corpus: his audio and the rows he adds to the tables. The unit of work and of resumption."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+
 from corpus.channel import RATE_HZ, draw_session, record
 from corpus.grammar import sentence
 from corpus.voices import draw_voice, utterance_voice
-
 from espnet_ext.audio.espeak import PAUSE, Espeak
 from espnet_ext.audio.io import AudioWriter
 from espnet_ext.datadir.alignment import Interval, format_intervals
@@ -35,9 +35,19 @@ def make_speaker(folder: str, subset: str, index: int, num_utts: int, num_sessio
     if (final / ROWS).is_file():
         return str(final)
     beside = Path(folder) / f".{speaker}.{os.getpid()}.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    voice = draw_voice(generator(seed, speaker, "voice"), "mf"[index % 2])
+    try:
+        beside.mkdir(parents=True)
+        about = _fill(beside, speaker, "mf"[index % 2], num_utts, num_sessions, seed)
+        (beside / ROWS).write_text(json.dumps(about, ensure_ascii=False, indent=0), encoding="utf-8")
+        os.replace(beside, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return str(final)
+
+
+def _fill(folder: Path, speaker: str, gender: str, num_utts: int, num_sessions: int, seed: int) -> dict:
+    """Write the audio of a speaker to ``folder`` and return what ``ROWS`` is to hold."""
+    voice = draw_voice(generator(seed, speaker, "voice"), gender)
     sessions = [draw_session(generator(seed, speaker, "session", k)) for k in range(num_sessions)]
     espeak = Espeak(RATE_HZ)
     rows: dict[str, dict[str, str]] = {}
@@ -46,7 +56,7 @@ def make_speaker(folder: str, subset: str, index: int, num_utts: int, num_sessio
         k = i * num_sessions // num_utts
         utterance = f"{speaker}-{k:02d}-{i:04d}"
         text, wav, phones, words = say(espeak, voice, sessions[k], generator(seed, utterance))
-        path = beside / f"{utterance}.flac"
+        path = folder / f"{utterance}.flac"
         with open(path, "wb") as file, AudioWriter(file, path, RATE_HZ) as writer:
             writer.write(wav)
         sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -59,10 +69,7 @@ def make_speaker(folder: str, subset: str, index: int, num_utts: int, num_sessio
             ("utt2words", format_intervals(words)),
         ):
             rows.setdefault(table, {})[utterance] = value
-    about = {"rows": rows, "sums": sums, "gender": voice.gender, "accent": voice.accent}
-    (beside / ROWS).write_text(json.dumps(about, ensure_ascii=False, indent=0), encoding="utf-8")
-    os.replace(beside, final)
-    return str(final)
+    return {"rows": rows, "sums": sums, "gender": voice.gender, "accent": voice.accent}
 
 
 def say(espeak: Espeak, voice, session, rng: np.random.Generator):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from corpus.channel import NOISES, RATE_HZ, draw_music, draw_noise, room_response
 from corpus.speaker import ROWS, generator
-
 from espnet_ext.audio.io import AudioWriter
 from espnet_ext.datadir.tables import write_scp
 from espnet_ext.files import atomic_write

@@ -85,6 +85,7 @@ def utterance_voice(voice: Voice, rng: np.random.Generator) -> dict:
         attributes.append("breath 0 " + " ".join([str(voice.breath)] * 7))
     return {
         "voice": voice.accent,
+        "volume": 30,  # no voice clips; channel.py sets the level
         "rate_wpm": int(np.clip(voice.rate_wpm * np.exp(rng.normal(0, 0.10)), 110, 260)),
         "attributes": tuple(attributes),
         "seed": int(rng.integers(1, 2**31)),
