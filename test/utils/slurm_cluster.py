@@ -126,7 +126,7 @@ def slurm_cluster(nodes: int = 2):
         config += "".join(NODE.format(name=name, host=host, port=free_port()) for name in names)
         config += f"PartitionName=main Nodes={','.join(names)} Default=YES MaxTime=INFINITE State=UP\n"
         (folder / "slurm.conf").write_text(config)
-        (folder / "gres.conf").write_text("Name=gpu Count=1\n")  # to be asked for; there is no device behind it
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")  # a GPU to ask for
         env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
         wait_for("munged", (munge / "socket").exists, folder)
         daemons.append(start([find("slurmctld"), "-D", "-c"], folder / "slurmctld.out.log", env=env))
