@@ -69,9 +69,9 @@ def write_report(
     tables = [(set_heading(one), set_table(one, p_target)) for one in evaluated]
     explanation = [
         "EER: where misses and false alarms are equal; the interval is 95 %, speakers resampled, not trials.",
-        "minDCF and actDCF: detection cost at that prior of a target with equal costs, divided by the cost of the better",
+        "minDCF and actDCF: detection cost at that prior of a target, equal costs, divided by the cost of the better",
         "constant answer; actDCF decides at the Bayes threshold, so it needs calibrated scores.",
-        "Cllr: cost of the scores read as log-likelihood ratios, in bits. Raw and AS-norm scores are no such ratios: there",
+        "Cllr: cost of the scores read as log-likelihood ratios, in bits. Raw and AS-norm scores are none: there",
         "it only shows that they need calibration. min-Cllr: what the best calibration on these very trials leaves.",
     ]
     text = "\n".join(explanation) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n\n![DET curves](det.png)"
