@@ -23,13 +23,13 @@ _NOISE = ("Failed to import Flash Attention",)
 
 
 def prepare() -> None:
-    """Make ``import espnet2.tasks.abs_task`` quick and silent; what it leaves out is imported when it is first called."""
+    """Make ``import espnet2.tasks.abs_task`` quick and silent; what is left out is imported when it is first called."""
     for module, function in _DEFERRED.items():
         if module not in sys.modules:
             sys.modules[module] = _deferred(module, function)
     # Both are said once per process by the versions that constraints.txt pins, and neither is the user's doing.
     warnings.filterwarnings("ignore", message=".*torch.cuda.amp.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*lr_scheduler.step\\(\\).*before.*optimizer.step.*", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*", category=UserWarning)
 
 
 def _deferred(module: str, function: str) -> types.ModuleType:

@@ -31,7 +31,8 @@ def read_crop(path, num_samples: int, rate_hz: int, rng: np.random.Generator, sp
         start = int(rng.integers(0, max(1, sound.frames - need + 1)))
         stop = min(sound.frames, start + need)
         wav = np.concatenate(list(read_blocks(sound, path, start, stop)))
-        wav = resample(wav, sound.samplerate, rate_hz) if speed == 1.0 else _respeed(wav, sound.samplerate, rate_hz, speed)
+        rate_in_hz = sound.samplerate
+    wav = resample(wav, rate_in_hz, rate_hz) if speed == 1.0 else _respeed(wav, rate_in_hz, rate_hz, speed)
     return fit_length(wav, num_samples)
 
 
@@ -100,7 +101,7 @@ class NoiseKind:
                 f"noise_info: {entry!r} should be [weight, wav.scp, [fewest, most files], [lowest, highest SNR in dB]]"
             ) from None
         if not (weight >= 0 and 1 <= fewest <= most and low <= high):
-            raise UserError(f"noise_info: in {entry!r} the ranges must go from low to high, and the weight must not be below 0")
+            raise UserError(f"noise_info: in {entry!r} a range does not go from low to high, or the weight is below 0")
         return cls(float(weight), list(read_scp(scp).values()), (int(fewest), int(most)), (float(low), float(high)))
 
 

@@ -58,9 +58,10 @@ class SpeakerPreprocessor:
         return len(self.speakers) * len(self.speed_factors)
 
     def __call__(self, uid: str, data: dict[str, str | np.ndarray]) -> dict[str, np.ndarray]:
-        """Turn ``speech`` (a path, or float ``(samples,)`` at the model's rate) and ``spk_labels`` (a speaker) into arrays.
+        """Return ``data`` with a crop in place of ``speech`` and a class number in place of ``spk_labels``.
 
-        Returns ``speech`` float32 ``(crop,)`` and ``spk_labels`` int64 ``(1,)``. The draw depends on numpy's global
+        ``speech`` is a path, or float ``(samples,)`` at the model's rate; ``spk_labels`` is a speaker. The
+        crop is float32 ``(crop,)``, the class int64 ``(1,)``. The draw depends on numpy's global
         state, which ESPnet seeds per epoch and worker, and on the utterance.
         """
         rng = np.random.default_rng([np.random.randint(2**31), zlib.crc32(uid.encode())])

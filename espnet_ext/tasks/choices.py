@@ -16,9 +16,7 @@ class LazyChoices(ClassChoices):
     class from outside joins by ``choices.classes["name"] = Class`` (lower case) before the parser is built.
     """
 
-    def __init__(
-        self, name: str, classes: dict[str, type | str], default: str | None = None, optional: bool = False
-    ):
+    def __init__(self, name: str, classes: dict[str, type | str], default: str | None = None, optional: bool = False):
         super().__init__(name, {}, default=default, optional=optional)
         self.classes = {key.lower(): value for key, value in classes.items()}
 

@@ -1,4 +1,4 @@
-"""A training's configuration, checked before anything is built: a mistake is one line with the key and the nearest right one.
+"""A training's configuration, checked before anything is built: a mistake is one line with the nearest right key.
 
 Works for any ``AbsTask``. ESPnet prints its usage (600 lines) for a misspelt key, does not look at types and choices of
 values in YAML, and notices a misspelt key inside ``*_conf`` late or, where a class takes ``**kwargs``, never.
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ext.errors import UserError
+from espnet_ext.train.schedule import MarginSchedule
 
 # YAML 1.1 reads 1e-3 (without a dot) as text; nobody who writes it means text.
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 
 
 def parse_args(task, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse ESPnet's options of ``task`` from the command line and ``--config``; ``UserError`` for any mistake in them."""
+    """Parse ESPnet's options of ``task`` from command line and ``--config``; ``UserError`` for any mistake in them."""
     parser = task.get_parser()
     parser.error = lambda message: _fail(parser, message)
     config = _config_path(argv)
@@ -128,16 +129,20 @@ def check_confs(task, args: argparse.Namespace) -> None:
     pairs += [("optim", optim_classes.get(args.optim)), ("scheduler", scheduler_classes.get(args.scheduler))]
     for name, chosen in pairs:
         conf = getattr(args, f"{name}_conf", None) or {}
-        if chosen is None:
-            continue
-        known = accepted_keys(chosen)
-        for key in conf:
-            if known is not None and key not in known:
-                where = f" in {args.config}" if args.config else ""
-                raise UserError(
-                    f"{name}_conf{where}: {getattr(args, name)} has no key {key!r}{nearest(str(key), known)} "
-                    f"(it has {', '.join(known)})"
-                )
+        if chosen is not None and conf:
+            where = f"{name}_conf{f' in {args.config}' if args.config else ''}: {getattr(args, name)}"
+            check_keys(conf, accepted_keys(chosen), where)
+    if getattr(args, "margin_conf", None):
+        check_keys(args.margin_conf, accepted_keys(MarginSchedule), "margin_conf: it")
+        if "final" not in args.margin_conf:
+            raise UserError("margin_conf: 'final' is missing, the margin (radians) at the end of the schedule")
+
+
+def check_keys(conf: dict, known: list[str] | None, where: str) -> None:
+    """Raise ``UserError`` for the first key of ``conf`` that is not among ``known`` (None: any will do)."""
+    for key in conf:
+        if known is not None and key not in known:
+            raise UserError(f"{where} has no key {key!r}{nearest(str(key), known)} (keys: {', '.join(known)})")
 
 
 def accepted_keys(chosen: type) -> list[str] | None:

@@ -23,7 +23,7 @@ TASKS: dict[str, str] = {
 
 
 def register(name: str, target: str) -> None:
-    """Make ``target`` (``"module:Class"``, an ``AbsTask``) known as task ``name``; another target for a known name is refused."""
+    """Make ``target`` (``"module:Class"``, an ``AbsTask``) known as task ``name``; a name is never given twice."""
     if TASKS.get(name, target) != target:
         raise UserError(f"task {name!r} is already {TASKS[name]}; give {target} another name")
     TASKS[name] = target

@@ -1,4 +1,4 @@
-"""Task ``spk``: speaker embeddings trained by classification, validated on trials of unseen speakers (arXiv 2401.17230)."""
+"""Task ``spk`` (arXiv 2401.17230): speaker embeddings, trained by classification, validated on unseen speakers."""
 
 import argparse
 import logging
@@ -10,13 +10,11 @@ from espnet2.torch_utils.initialize import initialize
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
-from espnet_ext.datadir.tables import read_scp
 from espnet_ext.errors import UserError
 from espnet_ext.spk.model import SpeakerModel
 from espnet_ext.tasks.choices import LazyChoices
 from espnet_ext.tasks.config import parse_args
-from espnet_ext.tasks.spk_data import complete_data, dev_factory
-from espnet_ext.train.sampler import BalancedSampler
+from espnet_ext.tasks.spk_data import balanced_sampler, complete_data, dev_factory
 from espnet_ext.train.schedule import EpochSchedule
 from espnet_ext.train.trainer import Trainer
 
@@ -50,10 +48,10 @@ encoder_choices = LazyChoices(
     {
         "ecapa_tdnn": "espnet_ext.spk.encoders:EcapaTdnnEncoder",
         "identity": "espnet_ext.spk.encoders:IdentityEncoder",
-        "mfaconformer": "espnet_ext.spk.encoders:MfaConformerEncoder",
+        "mfaconformer": "espnet_ext.spk.encoders_conformer:MfaConformerEncoder",
         "rawnet3": "espnet_ext.spk.encoders:RawNet3Encoder",
-        "resnet": "espnet_ext.spk.encoders:ResNetEncoder",
-        "ska_tdnn": "espnet_ext.spk.encoders:SkaTdnnEncoder",
+        "resnet": "espnet_ext.spk.encoders_2d:ResNetEncoder",
+        "ska_tdnn": "espnet_ext.spk.encoders_2d:SkaTdnnEncoder",
         "xvector": "espnet_ext.spk.encoders:XvectorEncoder",
     },
     default="ecapa_tdnn",
@@ -118,16 +116,16 @@ class SpeakerTask(AbsTask):
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group("Speaker task")
-        group.add_argument("--train_dir", type=str_or_none, default=None, help="Data directory to train on (dump/train)")
+        group.add_argument("--train_dir", type=str_or_none, default=None, help="Data directory to train on")
         group.add_argument(
             "--dev_dir", type=str_or_none, default=None, help="Data directory with unseen speakers and a trial list"
         )
-        group.add_argument("--dev_trials", type=str_or_none, default=None, help="Trial list; default: trials in dev_dir")
+        group.add_argument("--dev_trials", type=str_or_none, default=None, help="Trials; default: trials in dev_dir")
         group.add_argument(
             "--dev_max_s", type=float, default=20.0, help="Longer dev utterances give their middle part, in seconds"
         )
         group.add_argument("--spk2utt", type=str_or_none, default=None, help="Speakers; default: spk2utt in train_dir")
-        group.add_argument("--spk_num", type=int_or_none, default=None, help="Classes; counted from spk2utt if left out")
+        group.add_argument("--spk_num", type=int_or_none, default=None, help="Classes; default: counted from spk2utt")
         group.add_argument("--sample_rate", type=int_or_none, default=None, help="Rate of the model in Hz (16000)")
         group.add_argument("--target_duration", type=float, default=None, help="Length of a training crop, seconds (3)")
         group.add_argument(
@@ -157,7 +155,7 @@ class SpeakerTask(AbsTask):
             val_scheduler_criterion=["valid", "eer"],
             keep_nbest_models=[3],
             num_att_plot=0,
-            grad_clip=10.0,
+            grad_clip=100.0,
             iterator_type="task",
             batch_size=128,
             resume=True,
@@ -228,13 +226,11 @@ class SpeakerTask(AbsTask):
             frontend = frontend_choices.get_class(args.frontend)(**args.frontend_conf)
             input_size = frontend.output_size()
         elif input_size is None:
-            raise UserError("frontend is null, so the data are features: set input_size to their size, or choose a frontend")
+            raise UserError("frontend is null, so the data are features: set input_size, or choose a frontend")
         encoder = encoder_choices.get_class(args.encoder)(input_size=input_size, **args.encoder_conf)
         pooling = pooling_choices.get_class(args.pooling)(input_size=encoder.output_size(), **args.pooling_conf)
         projector = projector_choices.get_class(args.projector)(input_size=pooling.output_size(), **args.projector_conf)
-        loss = loss_choices.get_class(args.loss)(
-            nout=projector.output_size(), nclasses=args.spk_num, **args.loss_conf
-        )
+        loss = loss_choices.get_class(args.loss)(nout=projector.output_size(), nclasses=args.spk_num, **args.loss_conf)
         model = SpeakerModel(
             frontend=frontend,
             specaug=_optional(specaug_choices, args),
@@ -260,12 +256,6 @@ def _share(distributed_option) -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
-def balanced_sampler(args: argparse.Namespace, share: tuple[int, int] = (0, 1)) -> BalancedSampler:
-    """Return the sampler of a completed configuration: the speakers come from the ``spk_labels`` table."""
-    labels = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "spk_labels")
-    return BalancedSampler(read_scp(labels), args.batch_size, args.drop_last_iter, args.seed, share)
-
-
 def collate(items) -> tuple[list[str], dict[str, torch.Tensor]]:
     """Stack ``(utterance, {"speech": (samples,), "spk_labels": (1,)})``; unequal lengths are padded and given along."""
     utterances = [utt for utt, _ in items]
@@ -277,4 +267,3 @@ def collate(items) -> tuple[list[str], dict[str, torch.Tensor]]:
         batch["speech"] = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
         batch["speech_lengths"] = torch.tensor([len(wav) for wav in speech])
     return utterances, batch
-

@@ -1,4 +1,4 @@
-"""What the ``spk`` task derives from its data: ESPnet's lists, the number of classes, iterations per epoch, dev trials."""
+"""What the ``spk`` task derives from its data: ESPnet's lists, number of classes, iterations per epoch, dev trials."""
 
 import argparse
 import logging
@@ -11,6 +11,7 @@ from espnet_ext.datadir.directory import DataDir
 from espnet_ext.datadir.tables import fix_command, read_scp
 from espnet_ext.datadir.trials import Trials, read_trials
 from espnet_ext.errors import UserError
+from espnet_ext.train.sampler import BalancedSampler
 from espnet_ext.train.trials import DevUtterances, TrialIterFactory
 
 # What a dry run without data stands in for.
@@ -32,18 +33,20 @@ def complete_data(task, args: argparse.Namespace) -> None:
         _fill_schedule(args, _DRY_ITERATIONS)
         return
     if not args.train_data_path_and_name_and_type:
-        raise UserError("no training data: give --train_dir dump/train (or ESPnet's --train_data_path_and_name_and_type)")
+        raise UserError("no training data: give --train_dir dump/train (or --train_data_path_and_name_and_type)")
     if not (args.dev_dir or args.valid_data_path_and_name_and_type or args.dry_run):
         raise UserError("no dev data: give --dev_dir dump/dev, a directory with other speakers and a file 'trials'")
     _count_classes(args)
     _free_head(args)
+    # Both are built again where they are used; here they say early what is wrong with them.
+    task.build_preprocess_fn(args, train=True)
+    if args.dev_dir or args.valid_data_path_and_name_and_type:
+        _dev_set(args)
     if args.iterator_type in ("task", "category"):
-        from espnet_ext.tasks.spk import balanced_sampler
-
-        batches = len(balanced_sampler(args))
-        iterations = args.num_iters_per_epoch or batches
+        iterations = args.num_iters_per_epoch or len(balanced_sampler(args))
         steps = max(1, iterations // args.accum_grad)
-        print(f"train: {iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps", flush=True)
+        total = steps * args.max_epoch
+        print(f"train: {iterations} iterations per epoch, {args.max_epoch} epochs, {total} steps", flush=True)
         _fill_schedule(args, steps)
 
 
@@ -105,7 +108,7 @@ def _from_dev_dir(args: argparse.Namespace) -> None:
 
 def _count_classes(args: argparse.Namespace) -> None:
     if args.spk2utt is None:
-        raise UserError("--spk2utt is missing: the file with one line per training speaker (--train_dir finds it itself)")
+        raise UserError("--spk2utt is missing: the file with one line per training speaker (--train_dir has one)")
     speakers = read_scp(args.spk2utt)
     if len(speakers) < 2:
         raise UserError(f"{args.spk2utt}: {len(speakers)} speaker; training needs at least 2")
@@ -120,7 +123,9 @@ def _count_classes(args: argparse.Namespace) -> None:
     if args.iterator_type in ("task", "category", "sequence"):
         labels = next((p for p, name, _ in args.train_data_path_and_name_and_type if name == "spk_labels"), None)
         if labels is None:
-            raise UserError("--train_data_path_and_name_and_type: no spk_labels among the data; add utt2spk,spk_labels,text")
+            raise UserError(
+                "--train_data_path_and_name_and_type: no spk_labels; add dump/train/utt2spk,spk_labels,text"
+            )
         for utt, speaker in read_scp(labels).items():
             if speaker not in speakers:
                 raise UserError(f"{args.spk2utt}: no line for speaker {speaker!r} of utterance {utt!r} in {labels}")
@@ -138,7 +143,7 @@ def _free_head(args: argparse.Namespace) -> None:
             rows = {value.shape[0] for key, value in state.items() if key.startswith("loss.") and value.ndim == 2}
             wanted = args.spk_num * (args.loss_conf.get("K", 3) if args.loss == "aamsoftmax_sc_topk" else 1)
             if rows and rows != {wanted}:
-                print(f"{entry}: its head has {max(rows)} rows, this training {wanted}; the head starts anew", flush=True)
+                print(f"{entry}: head of {max(rows)} rows, {wanted} are needed; the head starts anew", flush=True)
                 entry = f"{entry}:::loss"
         entries.append(entry)
     args.init_param = entries
@@ -153,14 +158,37 @@ def _fill_schedule(args: argparse.Namespace, steps: int) -> None:
         epochs, total = conf["first_cycle_steps"] / steps, steps * args.max_epoch
         restarts = math.ceil(total / conf["first_cycle_steps"]) - 1
         print(
-            f"scheduler: a cycle of {conf['first_cycle_steps']} steps is {epochs:.1f} epochs here, {restarts} restart(s) "
-            f"in {total} steps ('scheduler: epochs' counts in epochs)",
+            f"scheduler: a cycle of {conf['first_cycle_steps']} steps is {epochs:.1f} epochs here, {restarts} "
+            f"restart(s) in {total} steps ('scheduler: epochs' counts in epochs)",
             flush=True,
         )
 
 
+def balanced_sampler(args: argparse.Namespace, share: tuple[int, int] = (0, 1)) -> BalancedSampler:
+    """Return the sampler of a configuration: the speakers come from the ``spk_labels`` table."""
+    labels = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "spk_labels")
+    return BalancedSampler(read_scp(labels), args.batch_size, args.drop_last_iter, args.seed, share)
+
+
 def dev_factory(args: argparse.Namespace, share: tuple[int, int]) -> TrialIterFactory:
     """Return the validation data: the utterances of the trials, each embedded once."""
+    paths, trials, num_samples, num_speakers = _dev_set(args)
+    logging.info(f"[valid] {len(paths)} utterances, {num_speakers or 'unknown'} speakers, {len(trials)} trials")
+    conf = args.preprocessor_conf
+    dataset = DevUtterances(
+        paths,
+        conf.get("sample_rate", 16000),
+        args.dev_max_s,
+        conf.get("num_eval", 0),
+        conf.get("target_duration", 3.0),
+    )
+    return TrialIterFactory(
+        dataset, trials, num_speakers, num_samples, args.valid_batch_size or 8, args.num_workers, share
+    )
+
+
+def _dev_set(args: argparse.Namespace) -> tuple[dict[str, str], Trials, dict[str, int] | None, int | None]:
+    """Return paths of the dev utterances, their trials, and (where known) their lengths and number of speakers."""
     num_samples, num_speakers = None, None
     if args.dev_dir is not None:
         folder = DataDir(args.dev_dir)
@@ -178,18 +206,7 @@ def dev_factory(args: argparse.Namespace, share: tuple[int, int]) -> TrialIterFa
     else:
         paths, trials = _espnet_trials(args)
     _check_labels(trials, args.dev_trials or args.valid_data_path_and_name_and_type[0][0])
-    logging.info(f"[valid] {len(paths)} utterances, {num_speakers or 'unknown'} speakers, {len(trials)} trials")
-    conf = args.preprocessor_conf
-    dataset = DevUtterances(
-        paths,
-        conf.get("sample_rate", 16000),
-        args.dev_max_s,
-        conf.get("num_eval", 0),
-        conf.get("target_duration", 3.0),
-    )
-    return TrialIterFactory(
-        dataset, trials, num_speakers, num_samples, args.valid_batch_size or 8, args.num_workers, share
-    )
+    return paths, trials, num_samples, num_speakers
 
 
 def _check_labels(trials: Trials, where: str) -> None:

@@ -61,7 +61,7 @@ def load(path: Path, device: str) -> dict:
     try:
         return torch.load(path, map_location=device, weights_only=False)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: damaged ({_first_line(error)}); remove it to start anew, or give --resume false") from None
+        raise UserError(f"{path}: damaged ({_first_line(error)}); remove it to start anew") from None
 
 
 def restore(load_state, what: str, path: Path) -> None:

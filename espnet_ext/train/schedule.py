@@ -41,9 +41,9 @@ class EpochSchedule(torch.optim.lr_scheduler.LRScheduler, AbsBatchStepScheduler)
         if shape not in ("cosine", "exponential", "constant"):
             raise UserError(f"scheduler_conf: shape {shape!r} is not one of cosine, exponential, constant")
         if not iters_per_epoch or not num_epochs:
-            raise UserError("scheduler_conf: this task does not know its iterations per epoch; set iters_per_epoch and num_epochs")
+            raise UserError("scheduler_conf: iterations per epoch are not known here; set iters_per_epoch, num_epochs")
         if not 0 <= warmup_epochs < num_epochs:
-            raise UserError(f"scheduler_conf: warmup_epochs {warmup_epochs} must be less than the {num_epochs} epochs of the training")
+            raise UserError(f"scheduler_conf: warmup_epochs {warmup_epochs} is not less than the {num_epochs} epochs")
         if shape == "exponential" and min_lr <= 0:
             raise UserError("scheduler_conf: an exponential schedule needs min_lr above 0")
         self.shape, self.min_lr, self.cycle_decay = shape, min_lr, cycle_decay

@@ -80,6 +80,7 @@ class Trainer(EspnetTrainer):
             # In place, so that the names in the state dict stay.
             getattr(model, "encoder", model).compile()
         cls._criterion = trainer_options.best_model_criterion
+        logging.getLogger().addFilter(_worth_saying)
         with atomic_saves():
             super().run(model=model, trainer_options=trainer_options, **kwargs)
 
@@ -187,6 +188,11 @@ def trial_statistics(embeddings: dict[str, np.ndarray], trials: Trials) -> dict[
         "nontrg_mean": float(nontarget.mean()),
         "nontrg_std": float(nontarget.std()),
     }
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Drop the line per batch normalisation that averaging the best models writes."""
+    return not record.getMessage().startswith("Accumulating ")
 
 
 class _Sized:

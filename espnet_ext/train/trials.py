@@ -41,7 +41,7 @@ class DevUtterances(torch.utils.data.Dataset):
 
 
 def pad_batch(items: list[tuple[str, np.ndarray]]) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Stack ``DevUtterances`` items: ``speech`` float32 (crops of all, samples) and ``speech_lengths`` (crops of all,)."""
+    """Stack ``DevUtterances`` items: ``speech`` float32 (all crops, samples) and ``speech_lengths`` (all crops,)."""
     lengths = [crops.shape[1] for _, crops in items for _ in crops]
     speech = torch.zeros(len(lengths), max(lengths))
     row = 0
