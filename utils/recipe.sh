@@ -96,7 +96,7 @@ _recipe_end() {
     fi
     case "${status} ${_recipe_told}" in
         "0 "* | *" true") ;;
-        130* | 143*) echo "${_recipe_name}: interrupted ${where}; the same command goes on from what is finished" >&2 ;;
+        129* | 130* | 143*) echo "${_recipe_name}: interrupted ${where}; the same command goes on from what is finished" >&2 ;;
         *)
             echo "${_recipe_name}: failed ${where} with exit code ${status}: ${_recipe_command:-exit}" >&2
             if [ -n "${_recipe_log}" ]; then echo "${_recipe_name}: what the stage printed: ${_recipe_log}" >&2; fi ;;
@@ -134,4 +134,8 @@ fi
 
 trap '_recipe_command="${_recipe_command:-${BASH_COMMAND}}"' ERR
 trap _recipe_end EXIT
+# Without these the EXIT trap would see the status of the last command that ended well.
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 log "$(quote "${_recipe_arguments[@]}")"
