@@ -16,9 +16,9 @@ from pathlib import Path
 from espnet_ext.errors import UserError, cli
 from espnet_ext.files import atomic_write
 
-VERSION = 1
+VERSION = 2
 """Raise it with every change that changes the bytes: an older corpus is then not taken for the present one."""
-DONE = ".completed"
+DONE, OPTIONS, SUMS = ".completed", "options.json", "SHA256SUMS"
 CLIP_KINDS = ("noise", "music", "rirs")
 
 
@@ -65,7 +65,7 @@ def main(argv=None) -> None:
             write_tables(out / subset, folders)
     for kind in CLIP_KINDS if args.num_clips else ():
         write_clips(out, kind, args.num_clips, args.seed)
-    write_sums(out)
+    write_sums(out, SUMS)
     write_json(out / DONE, {"where": str(out.resolve())})
     num_utts = sum(job[3] for job in jobs)
     print(f"{out}: {len(jobs)} speakers, {num_utts} utterances in {time.monotonic() - started:.1f} s")
@@ -91,7 +91,7 @@ def claim(out: Path, options: dict, overwrite: bool) -> bool:
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; give a folder")
-    note = out / "options.json"
+    note = out / OPTIONS
     found = read_json(note)
     if found == options:
         if (read_json(out / DONE) or {}).get("where") == str(out.resolve()):
@@ -99,15 +99,28 @@ def claim(out: Path, options: dict, overwrite: bool) -> bool:
         for left_over in out.glob("audio/*/.*.tmp"):
             shutil.rmtree(left_over, ignore_errors=True)
         return True
-    if found is not None and found.keys() == options.keys():
-        if not overwrite:
-            different = ", ".join(f"{k} {found[k]} instead of {options[k]}" for k in options if found[k] != options[k])
-            raise UserError(f"--out {out} holds another corpus ({different}); give a new folder or --overwrite true")
-        shutil.rmtree(out)
+    if isinstance(found, dict) and found.keys() == options.keys():
+        different = {k: f"{k} {found[k]} instead of {options[k]}" for k in options if found[k] != options[k]}
+        if set(different) == {"version"}:
+            print(f"{out}: made by another version of the generator; it is made anew", file=sys.stderr)
+        elif not overwrite:
+            said = ", ".join(different.values())
+            raise UserError(f"--out {out} holds another corpus ({said}); give a new folder or --overwrite true")
+        clear(out)
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty and holds no corpus of ours; give a new folder")
     write_json(note, options)
     return True
+
+
+def clear(out: Path) -> None:
+    """Remove the corpus from ``out``, and nothing that somebody else put there; the note of its options goes last."""
+    for name in (DONE, SUMS, "audio", "train", "test", *CLIP_KINDS, OPTIONS):
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def read_json(path: Path):

@@ -118,8 +118,8 @@ class Espeak:
     ) -> Speech:
         """Say ``text`` and return the audio with the times of its phones and words.
 
-        text: words and punctuation. voice: ``language`` or ``language+variant``. pitch, pitch_range: 0 to 99 on espeak's
-        scales (50 is the voice's own). rate_wpm: 80 to 450 words per minute. volume: 1 to 100; some clip above 50.
+        text: words and punctuation. voice: ``language`` or ``language+variant``. pitch, pitch_range: 0 to 99,
+        50 is the voice's own. rate_wpm: 80 to 450 words per minute. volume: 1 to 100; some clip above 50.
         attributes: lines of espeak's voice file format that change the voice further, such as
         ``formant 1 110 100 100`` (frequency, height, width in per cent) or ``pitch 90 140`` (Hz).
         seed: of espeak's noise generator. The same arguments give the same samples, whatever was said before.

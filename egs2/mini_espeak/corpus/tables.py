@@ -11,8 +11,6 @@ from espnet_ext.audio.io import AudioWriter
 from espnet_ext.datadir.tables import write_scp
 from espnet_ext.files import atomic_write
 
-SUMS = "SHA256SUMS"
-
 
 def write_tables(folder: Path, speakers: list[Path]) -> None:
     """Write the data directory ``folder`` from the folders of its speakers; ``wav.scp`` holds absolute paths."""
@@ -53,16 +51,14 @@ def write_clips(out: Path, kind: str, num_clips: int, seed: int) -> None:
     write_scp(out / kind / "wav.scp", paths)
 
 
-def write_sums(out: Path) -> None:
-    """Write ``SHA256SUMS`` of all audio and tables (``sha256sum -c`` reads it); wav.scp differs with the folder."""
+def write_sums(out: Path, name: str) -> None:
+    """Write to ``name`` the checksums of audio and tables, for ``sha256sum -c``; only wav.scp depends on the folder."""
     sums = {}
-    for rows in sorted(out.glob(f"audio/*/*/{ROWS}")):
-        for name, value in json.loads(rows.read_text(encoding="utf-8"))["sums"].items():
-            sums[os.path.relpath(rows.parent / name, out)] = value
-    others = [x for x in out.glob("audio/*/*.flac")] + [
-        x for x in out.glob("*/*") if x.is_file() and x.suffix != ".scp"
-    ]
-    for path in others:
+    for rows in out.glob(f"audio/*/*/{ROWS}"):
+        for audio, value in json.loads(rows.read_text(encoding="utf-8"))["sums"].items():
+            sums[os.path.relpath(rows.parent / audio, out)] = value
+    tables = [x for x in (*out.glob("train/*"), *out.glob("test/*")) if x.name != "wav.scp"]
+    for path in [*out.glob("audio/*/*.flac"), *tables]:
         sums[os.path.relpath(path, out)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    with atomic_write(out / SUMS) as file:
-        file.writelines(f"{sums[name]}  {name}\n" for name in sorted(sums))
+    with atomic_write(out / name) as file:
+        file.writelines(f"{sums[path]}  {path}\n" for path in sorted(sums))
