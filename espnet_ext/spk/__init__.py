@@ -1,1 +1,5 @@
 """Speaker models: frames to one vector per utterance, and the losses that train them."""
+
+from espnet_ext import compat
+
+compat.prepare()

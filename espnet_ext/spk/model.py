@@ -112,13 +112,15 @@ class SpeakerModel(ESPnetSpeakerModel):
             return self.frontend(speech, full)[0], None
         if self.training or getattr(self.frontend, "ignores_padding", False):
             return self.frontend(speech, lengths)
-        # ESPnet's own frontends let padding in: one utterance at a time is the exact answer for them.
-        alone = [
-            self.frontend(wav[None, :n], lengths.new_tensor([n]))[0][0]
-            for wav, n in zip(speech, lengths.tolist(), strict=True)
-        ]
-        sizes = torch.tensor([len(feats) for feats in alone], device=lengths.device)
-        return torch.nn.utils.rnn.pad_sequence(alone, batch_first=True), sizes
+        # Frontends that let padding in (ESPnet's own, s3prl): utterances of one length at a time is exact.
+        rows: list[torch.Tensor] = [speech] * len(speech)
+        for length in lengths.unique().tolist():
+            same = (lengths == length).nonzero().flatten()
+            feats, _ = self.frontend(speech[same, :length], lengths[same])
+            for row, utterance in zip(same.tolist(), feats, strict=True):
+                rows[row] = utterance
+        sizes = torch.tensor([len(row) for row in rows], device=lengths.device)
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), sizes
 
     def collect_feats(
         self,
