@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class FileClip:
         return read_audio(self.name, self.rate_hz, self.start_s + start / self.rate_hz, end_s, self.allow_commands)
 
 
-Clip = Union[ArrayClip, FileClip]
+Clip = ArrayClip | FileClip
 
 
 def as_clip(audio: Any, in_hz: int | None, rate_hz: int) -> Clip:

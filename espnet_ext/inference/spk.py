@@ -15,6 +15,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, as_clip
 from espnet_ext.inference.decision import Decision, Verification
 from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
+from espnet_ext.inference.published import as_ours
 from espnet_ext.zoo.package import Package, read_files, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
@@ -226,7 +227,7 @@ def build_model(package: Package) -> "torch.nn.Module":
     """
     from espnet_ext.tasks.registry import get_task
 
-    model = get_task("spk").build_model(argparse.Namespace(**package.config))
+    model = get_task("spk").build_model(argparse.Namespace(**as_ours(package.config)))
     state = load_tensors(package.weights)
     names = model.state_dict().keys()
     if any(name.startswith("frontend.upstream.upstream.model") for name in names):

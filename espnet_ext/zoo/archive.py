@@ -17,28 +17,9 @@ MAX_BYTES = 20 * 10**9
 MAX_RATIO = 200
 MAX_FILES = 10_000
 #: What a package consists of. Anything else (scripts, pickles, archives inside) has no business in one.
-SUFFIXES = frozenset(
-    [
-        ".pth",
-        ".pt",
-        ".yaml",
-        ".yml",
-        ".json",
-        ".md",
-        ".txt",
-        ".npz",
-        ".npy",
-        ".ark",
-        ".scp",
-        ".png",
-        ".svg",
-        ".csv",
-        ".tsv",
-        ".model",
-        ".vocab",
-        ".log",
-        ".onnx",
-    ]
+SUFFIXES = (
+    *(".pth", ".pt", ".npz", ".npy", ".ark", ".scp", ".onnx", ".model", ".vocab"),
+    *(".yaml", ".yml", ".json", ".md", ".txt", ".csv", ".tsv", ".log", ".png", ".svg"),
 )
 
 

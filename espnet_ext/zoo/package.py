@@ -16,8 +16,10 @@ from espnet_ext.zoo.yaml_file import load_yaml
 CHECKPOINTS = ("valid.eer.best.pth", "valid.eer.ave.pth", "valid.loss.best.pth", "valid.loss.ave.pth", "latest.pth")
 #: What may lie beside the weights in an experiment folder, and goes into a package when it does.
 COMPANIONS = {"calibration": "calibration.json", "embedding_mean": "embedding_mean.npy", "cohort": "cohort.npy"}
+#: What `score` writes for people to read; it goes to the top of a package.
+REPORTS = ("RESULTS.md", "results.json", "det.png")
 #: Settings of a frontend that make s3prl or a loader read a file or an address of the package author's choice.
-_FOREIGN_KEYS = ("path_or_url", "trust_remote_code", "ckpt", "init_param")
+_FOREIGN_KEYS = ("path_or_url", "trust_remote_code", "ckpt")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Pack a trained model with its calibration and results: an ESPnet-style zip that loads anywhere.
+
+espnet_ext pack --exp exp/spk_train_ecapa --scores exp/spk_train_ecapa/scores --out ecapa.zip
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_ext.errors import UserError, cli
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exp", required=True, help="experiment folder: config.yaml and weights")
+    parser.add_argument("--model_file", help="weights in that folder (default: the best by EER)")
+    parser.add_argument(
+        "--scores", help="folder that `score` wrote: calibration, mean, cohort, RESULTS.md, results.json"
+    )
+    parser.add_argument("--extra", nargs="+", default=[], metavar="FILE", help="more files to carry: pictures, README")
+    parser.add_argument("--tag", help="name inside the package (default: the experiment folder's)")
+    parser.add_argument("--out", required=True, help="the .zip to write")
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    args = get_parser().parse_args(argv)
+    if not args.out.endswith(".zip"):
+        raise UserError(f"--out {args.out}: give a name that ends in .zip")
+    from dataclasses import replace
+
+    from espnet_ext.zoo.pack import pack
+    from espnet_ext.zoo.package import COMPANIONS, REPORTS, read_experiment
+
+    folder = Path(args.exp)
+    if not folder.is_dir():
+        raise UserError(f"--exp {folder}: no such folder; train the model first")
+    package = read_experiment(folder, args.model_file)
+    extras = [Path(path) for path in args.extra]
+    if args.scores:
+        scores = Path(args.scores)
+        if not scores.is_dir():
+            raise UserError(f"--scores {scores}: no such folder; score the model first")
+        companions = {key: scores / name for key, name in COMPANIONS.items() if (scores / name).is_file()}
+        package = replace(package, files=package.files | companions)
+        extras += [scores / name for name in REPORTS if (scores / name).is_file()]
+    packed = pack(package, args.out, args.tag or folder.resolve().name, extras)
+    for name in packed.names:
+        print(f"  {name}")
+    print(f"{packed.path}: {packed.path.stat().st_size:,d} bytes, SHA-256 {packed.sha256}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

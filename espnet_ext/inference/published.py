@@ -1,0 +1,34 @@
+"""Configs that ESPnet wrote: the same keys, some other meanings where a key is left out."""
+
+from typing import Any
+
+#: ESPnet 202511's defaults where ours differ and the numbers a model gives depend on them.
+_ESPNET_DEFAULTS = {"melspec_torch": {"log": False, "normalize": None}}
+
+
+def is_from_espnet(config: dict[str, Any]) -> bool:
+    """True for the config of a training by ESPnet itself: it has ESPnet's stamp, and not our task's ``train_dir``."""
+    return "version" in config and "train_dir" not in config
+
+
+def as_ours(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with ESPnet's defaults spelt out where ESPnet wrote it, and unchanged where we did.
+
+    ESPnet's encoders and losses swallow keys that they do not know (``**kwargs``); those are left out.
+    """
+    if not is_from_espnet(config):
+        return config
+    from espnet_ext.tasks.config import accepted_keys
+    from espnet_ext.tasks.registry import get_task
+
+    config = {"input_size": None} | config
+    for choices in get_task("spk").class_choices_list:
+        name, key = config.get(choices.name), f"{choices.name}_conf"
+        chosen = None if choices.name == "preprocessor" or name is None else choices.get_class(name)
+        if chosen is None:
+            continue
+        known = accepted_keys(chosen)
+        given = config.get(key) or {}
+        kept = {option: value for option, value in given.items() if known is None or option in known}
+        config[key] = _ESPNET_DEFAULTS.get(name, {}) | kept
+    return config
