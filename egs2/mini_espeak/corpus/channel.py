@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft, rfftfreq
-from scipy.signal import fftconvolve
+from scipy.signal import butter, fftconvolve, lfilter
 
 RATE_HZ = 16000
 SOUND_SPEED_M_S = 343.0
@@ -85,7 +85,8 @@ def room_response(room_m, source_m, microphone_m, rt60_s: float, max_s: float = 
     """Impulse response (taps,) of a box-shaped room by the image method, direct path scaled to 1.
 
     Images of the source behind all walls (Allen and Berkley, JASA 65(4), 1979) with one reflection coefficient from
-    Sabine's formula, cut at ``max_s`` or the reverberation time, whichever is shorter.
+    Sabine's formula, cut at ``max_s`` or the reverberation time, whichever is shorter; and their high-pass filter, as
+    images that are all positive pile up at 0 Hz and would lengthen the decay by two fifths.
     """
     room_m, source_m, microphone_m = (np.asarray(x, dtype=np.float64) for x in (room_m, source_m, microphone_m))
     volume = room_m[0] * room_m[1] * room_m[2]
@@ -111,7 +112,7 @@ def room_response(room_m, source_m, microphone_m, rt60_s: float, max_s: float = 
     # Linear interpolation between the two taps around each arrival.
     np.add.at(taps, first, gain * (1 - (position - first)))
     np.add.at(taps, first + 1, gain * (position - first))
-    return taps
+    return lfilter(*butter(2, 100, "high", fs=RATE_HZ), taps)
 
 
 def draw_microphone(rng: np.random.Generator, num_taps: int = 255) -> np.ndarray:
