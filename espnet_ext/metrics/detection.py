@@ -44,14 +44,22 @@ class RankedTrials:
     """
 
     def __init__(self, scores, labels):
-        scores, is_target = checked_trials(scores, labels)
-        self.order = np.argsort(scores)
-        ranked = scores[self.order]
+        self._scores, self._is_target = checked_trials(scores, labels)
+        ranked = np.sort(self._scores)
         starts = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
-        self.is_target = is_target[self.order]
-        self.distinct = ranked[np.concatenate([[0], starts])]
         # First rank of every group of equal scores, and N: a threshold at group g rejects the ranks before bounds[g].
         self.bounds = np.concatenate([[0], starts, [len(ranked)]])
+        self.distinct = ranked if len(starts) == len(ranked) - 1 else ranked[self.bounds[:-1]]
+
+    @functools.cached_property
+    def order(self) -> np.ndarray:
+        """Trial numbers by ascending score ``(N,)``. Only weights need it: sorting values alone is far faster."""
+        return np.argsort(self._scores)
+
+    @functools.cached_property
+    def is_target(self) -> np.ndarray:
+        """Which trials are targets, in the order of ``order``, ``(N,)``."""
+        return self._is_target[self.order]
 
     @functools.cached_property
     def bits(self) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +69,8 @@ class RankedTrials:
     def curve(self, weights=None, is_ranked: bool = False) -> "Curve":
         """Count the errors of every operating point; ``is_ranked`` says that ``weights`` follow ``self.order``."""
         if weights is None:
-            target = np.concatenate([[0], np.cumsum(self.is_target)])[self.bounds]
+            groups = np.searchsorted(self.distinct, np.sort(self._scores[self._is_target]))
+            target = np.cumsum(np.bincount(groups + 1, minlength=len(self.bounds)))
             return Curve(self, target.astype(np.float64), (self.bounds - target).astype(np.float64))
         weights = np.asarray(weights, dtype=np.float64)
         weights = weights if is_ranked else weights[self.order]
