@@ -90,7 +90,7 @@ def test_hand_made_lists():
     # One tie of both classes between sure ones: FNR 0 -> 1/2 while FPR 1/2 -> 0, crossing at 1/4.
     assert eer([0, 1, 1, 2], [0, 0, 1, 1]) == 0.25
     assert min_dcf([0, 1, 1, 2], [0, 0, 1, 1], 0.5) == 0.5
-    assert RankedTrials([0, 1, 2, 3], [0, 0, 1, 1]).eer_and_threshold() == (0.0, 2.0)
+    assert RankedTrials([0, 1, 2, 3], [0, 0, 1, 1]).curve().eer_and_threshold() == (0.0, 2.0)
 
 
 @pytest.mark.parametrize("decimals", [None, 1])
