@@ -40,8 +40,8 @@ def test_training_and_trials_as_in_the_official_lists(tree, tmp_path):
     assert same == original.labels.astype(bool).tolist()
     official = read_trials(tree / "meta/veri_test.txt")
     assert original.enroll[0] == official.enroll[0].replace("/", "-").removesuffix(".wav")
-    assert len(read_scp(tmp_path / "rirs.scp")) == 2  # small and medium rooms
-    assert {len(read_scp(tmp_path / f"musan_{kind}.scp")) for kind in ("noise", "music", "speech")} == {2}
+    assert len(read_scp(tmp_path / "rirs/wav.scp")) == 2  # small and medium rooms
+    assert {len(read_scp(tmp_path / f"musan_{kind}/wav.scp")) for kind in ("noise", "music", "speech")} == {2}
 
 
 def test_test_speakers_are_never_trained_on_in_the_merged_layout(tree, tmp_path):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""VoxCeleb1/2, MUSAN and RIRS_NOISES in their official layouts -> data/train, data/vox1 with its trials, data/*.scp.
+"""VoxCeleb1/2, MUSAN and RIRS_NOISES in their official layouts -> data/train, data/vox1 with its trials, lists of noises.
 
 Nothing is opened, only listed: 1.2 million files take minutes. An utterance id10001/1zcIwhmdeo4/00001.wav is named
 id10001-1zcIwhmdeo4-00001; its video, id10001-1zcIwhmdeo4, is its session.
@@ -129,7 +129,7 @@ def official_trials(name: str, folder: Path) -> Trials:
 
 
 def write_noises(args: argparse.Namespace, out: Path) -> None:
-    """data/musan_{noise,music,speech}.scp and data/rirs.scp: name -> path, for the augmentation."""
+    """data/{musan_noise,musan_music,musan_speech,rirs}/wav.scp for the augmentation."""
     sources = [(f"musan_{kind}", args.musan, [kind]) for kind in ("noise", "music", "speech") if args.musan]
     if args.rirs:
         sources.append(("rirs", args.rirs, ["simulated_rirs/smallroom", "simulated_rirs/mediumroom"]))
@@ -137,8 +137,8 @@ def write_noises(args: argparse.Namespace, out: Path) -> None:
         paths = [p for folder in folders for p in sorted((Path(root).resolve() / folder).glob("*/*.wav"))]
         if not paths:
             raise UserError(f"{root}: no {folders[0]}/*/*.wav; give the folder that the official archive unpacks to")
-        write_scp(out / f"{name}.scp", {f"{p.parts[-3]}-{p.stem}": p for p in paths})
-        logging.info("%s: %d files", out / f"{name}.scp", len(paths))
+        write_scp(out / name / "wav.scp", {f"{p.parts[-3]}-{p.stem}": p for p in paths})
+        logging.info("%s: %d files", out / name / "wav.scp", len(paths))
 
 
 @cli
