@@ -1,9 +1,10 @@
-"""Mel and sinc filterbank frontends that treat every utterance of a batch as if it were alone."""
+"""Mel and sinc filterbanks and mean-variance normalisation that treat each utterance as if it were alone."""
 
 import torch
 import torch.nn.functional as F
 from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
 from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
+from espnet2.layers.utterance_mvn import UtteranceMVN as EspnetUtteranceMVN
 
 from espnet_ext.errors import UserError
 
@@ -132,6 +133,27 @@ class SincFrontend(AsteroidFrontend):
     def samples_for(self, num_frames: int) -> int:
         """Return the smallest number of samples that gives ``num_frames``."""
         return (num_frames - 1) * self.sinc_stride + self.sinc_kernel_size
+
+
+class UtteranceMVN(EspnetUtteranceMVN):
+    """Subtract each feature's mean over the utterance, and divide by its deviation if ``norm_vars``.
+
+    What was wrong in ESPnet 202511: subtracting the mean makes padded frames minus the mean, and the variance then
+    counts them; the input tensor is overwritten.
+    """
+
+    def forward(self, x: torch.Tensor, ilens: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return normalised x (batch, frames, features), zero in padding, and ``ilens`` (batch,), None for whole."""
+        if ilens is None:
+            valid = x.new_ones(x.size(0), 1, x.size(1), dtype=torch.bool)
+        else:
+            valid = (torch.arange(x.size(1), device=x.device)[None] < ilens[:, None]).unsqueeze(1)
+        y = x.transpose(1, 2)
+        centred = y - masked_mean(y, valid)
+        y = centred if self.norm_means else y
+        if self.norm_vars:
+            y = y / masked_mean(centred.square(), valid).sqrt().clamp(min=self.eps)
+        return (y * valid).transpose(1, 2), ilens
 
 
 def masked_mean(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
 from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
+from espnet2.layers.utterance_mvn import UtteranceMVN as EspnetUtteranceMVN
 
-from espnet_ext.audio.features import MelFrontend, SincFrontend, reflect_ends
+from espnet_ext.audio.features import MelFrontend, SincFrontend, UtteranceMVN, reflect_ends
 from espnet_ext.errors import UserError
 
 
@@ -97,3 +98,19 @@ def test_works_in_float32_under_autocast():
 def test_unknown_options_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         MelFrontend(**options)
+
+
+@pytest.mark.parametrize("norm_means", [False, True])
+@pytest.mark.parametrize("norm_vars", [False, True])
+def test_utterance_mvn_equals_espnet_and_ignores_padding(norm_means, norm_vars):
+    ours, theirs = (cls(norm_means, norm_vars) for cls in (UtteranceMVN, EspnetUtteranceMVN))
+    x = 3 + torch.randn(3, 40, 5)
+    lengths = torch.tensor([40, 17, 2])
+    y, out = ours(x, lengths)
+    assert out is lengths
+    for row, one, n in zip(y, x, lengths, strict=True):
+        torch.testing.assert_close(row[:n], theirs(one[None, :n].clone())[0][0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(row[:n], ours(one[None, :n])[0][0], rtol=1e-5, atol=1e-5)
+        assert (row[n:] == 0).all()
+    if norm_means and norm_vars:
+        assert (theirs(x.clone(), lengths)[0][1, :17] - y[1, :17]).abs().max() > 0.1  # ESPnet counts its padding
