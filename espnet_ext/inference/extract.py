@@ -1,5 +1,6 @@
 """Embedding a whole data directory: once per utterance, in shards and chunks, going on where it was killed."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -47,18 +48,31 @@ class Extraction:
     shard: tuple[int, int] = (1, 1)  # this job and the number of jobs, counted from 1
     skip_broken: bool = False
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
-        """Sixteen hexadecimal digits that stand for the model, the settings and the list of utterances."""
+        """Sixteen hexadecimal digits that stand for the model, the settings, the utterances and their files' versions.
+
+        A file that was written again, a mended one say, changes the key.
+        """
         crops = [self.num_crops, self.crop_s] if self.num_crops else None
         digest = hashlib.sha256(json.dumps([self.model_id, crops]).encode())
+        stamp = functools.lru_cache(_stamp)  # many segments may lie in one recording
         for utt in self.data.utterances:
-            digest.update(json.dumps([utt, *self.data.source(utt)]).encode())
+            source = self.data.source(utt)
+            digest.update(json.dumps([utt, *source, stamp(source[0])]).encode())
         return digest.hexdigest()[:16]
 
     @property
     def scp(self) -> Path:
         return self.out / "embedding.scp"
+
+
+def _stamp(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []  # a command, or a missing file, which is said when it is read
+    return [status.st_size, status.st_mtime_ns]
 
 
 def run(task: Extraction, make_embedder: Callable[[], Embedder], rate_hz: int = 16000) -> Path | None:
@@ -181,7 +195,8 @@ def merge(task: Extraction, parts: Path) -> Path | None:
     broken: dict[str, str] = {}
     for job in range(1, jobs + 1):
         for number in range(int((parts / f"{job}of{jobs}.done").read_text())):
-            places |= read_scp(_chunk(parts, (job, jobs), number, "scp"), allow_empty=True)
+            if (made := _chunk(parts, (job, jobs), number, "scp")).stat().st_size:  # empty where all were broken
+                places |= read_scp(made)
             if (listed := _chunk(parts, (job, jobs), number, "broken")).is_file():
                 broken |= read_scp(listed)
     if not places:

@@ -1,4 +1,4 @@
-"""SpeakerEmbedder: the same vector whatever the batch, any audio in, long audio in bounded memory, one line for mistakes."""
+"""SpeakerEmbedder: one vector whatever the batch, any audio in, long audio in bounded memory, mistakes in one line."""
 
 import subprocess
 import sys
