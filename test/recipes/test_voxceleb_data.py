@@ -57,9 +57,9 @@ def test_test_speakers_are_never_trained_on_in_the_merged_layout(tree, tmp_path)
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--lists", "o e_cleaned"], "e_cleaned: E and H try speakers of VoxCeleb1's dev part"),
-        (["--lists", "o_clean"], "o_clean: not one of o o_cleaned"),
-        (["--train_on", "vox3"], "vox3: not one of vox1 vox2"),
+        (["--lists", "o,e_cleaned"], "e_cleaned: E and H try speakers of VoxCeleb1's dev part"),
+        (["--lists", "o_clean"], "o_clean: not one of o,o_cleaned"),
+        (["--train_on", "vox3"], "vox3: not one of vox1,vox2"),
         (["--vox2", ""], "needs --vox2"),
         (["--vox1", ""], "--vox1 DIR, or --corpus DIR with vox1/"),
         (["--vox2", "."], "no id*/video/*.wav below dev/wav"),
@@ -75,7 +75,7 @@ def test_mistakes_are_told_in_one_line(tree, tmp_path, capsys, more, message):
 def test_e_and_h_are_allowed_when_only_voxceleb2_is_trained_on(tree, tmp_path):
     for name in ("list_test_all2.txt", "list_test_hard2.txt"):
         (tree / "meta" / name).write_text((tree / "meta/veri_test2.txt").read_text())
-    more = ["--train_on", "vox2", "--lists", "o_cleaned e_cleaned h_cleaned"]
+    more = ["--train_on", "vox2", "--lists", "o_cleaned,e_cleaned,h_cleaned"]
     assert data_prep("voxceleb/spk1").main(options(tree, tmp_path, *more)) == 0
     assert {s[:4] for s in DataDir(tmp_path / "train").spk2utt} == {"id00"}
     assert {p.name for p in (tmp_path / "vox1").glob("trials*")} == {f"trials.{x}_cleaned" for x in "oeh"}

@@ -32,7 +32,7 @@ ARCHIVES = {
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--corpus", help="folder LibriSpeech/ with SPEAKERS.TXT (default: download it)")
-    parser.add_argument("--parts", help="parts to use, separated by spaces (default: those in --corpus, else the mini)")
+    parser.add_argument("--parts", help="parts to use, with commas between (default: those of --corpus, else the mini)")
     parser.add_argument("--download_dir", default="downloads", help="archives and LibriSpeech/ go here")
     parser.add_argument("--url", default="https://www.openslr.org/resources", help="where the archives are")
     parser.add_argument("--num_dev_speakers", type=int, default=8, help="only where no dev-* part is there")
@@ -142,9 +142,9 @@ def main(argv=None):
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.corpus:
         corpus = Path(args.corpus).resolve()
-        parts = args.parts.split() if args.parts else [p for p in ARCHIVES if (corpus / p).is_dir()]
+        parts = args.parts.split(",") if args.parts else [p for p in ARCHIVES if (corpus / p).is_dir()]
     else:
-        parts = (args.parts or "train-clean-5 dev-clean test-clean").split()
+        parts = (args.parts or "train-clean-5,dev-clean,test-clean").split(",")
         corpus = download(parts, args.url, Path(args.download_dir).resolve())
     genders = read_genders(corpus)
     found = scan(corpus, parts)

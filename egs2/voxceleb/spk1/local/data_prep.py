@@ -36,8 +36,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--vox1", help="VoxCeleb1: wav/id1*/, or dev/wav/id1*/ and test/wav/id1*/")
     parser.add_argument("--vox2", help="VoxCeleb2's dev part, converted to wav or flac: dev/wav/id0*/ or dev/aac/id0*/")
-    parser.add_argument("--train_on", default="vox1 vox2", help="corpora whose dev parts are trained on")
-    parser.add_argument("--lists", default="o_cleaned o", help=f"trial lists of data/vox1, of: {' '.join(LISTS)}")
+    parser.add_argument("--train_on", default="vox1,vox2", help="corpora whose dev parts are trained on")
+    parser.add_argument("--lists", default="o_cleaned,o", help=f"trial lists of data/vox1, of: {','.join(LISTS)}")
     parser.add_argument("--lists_dir", default="downloads", help="the official lists; a missing one is downloaded")
     parser.add_argument("--musan", help="MUSAN: noise/*/*.wav, music/*/*.wav, speech/*/*.wav")
     parser.add_argument("--rirs", help="RIRS_NOISES: simulated_rirs/{small,medium}room/*/*.wav")
@@ -79,14 +79,14 @@ def is_test_speaker(utt: str) -> bool:
 
 def training_files(args: argparse.Namespace, vox1: dict) -> dict:
     """{utterance: path} of the dev parts named by --train_on; refuses what would leak into the chosen trial lists."""
-    corpora, lists = args.train_on.split(), args.lists.split()
+    corpora, lists = args.train_on.split(","), args.lists.split(",")
     for name, known in (*((c, ("vox1", "vox2")) for c in corpora), *((x, LISTS) for x in lists)):
         if name not in known:
-            raise UserError(f"{name}: not one of {' '.join(known)} (--train_on, --lists)")
+            raise UserError(f"{name}: not one of {','.join(known)} (--train_on, --lists)")
     leaking = [x for x in lists if x[0] in "eh"]
     if "vox1" in corpora and leaking:
         raise UserError(
-            f"--lists {' '.join(leaking)}: E and H try speakers of VoxCeleb1's dev part, which --train_on names; "
+            f"--lists {','.join(leaking)}: E and H try speakers of VoxCeleb1's dev part, which --train_on names; "
             "train on vox2 alone, or keep to o and o_cleaned"
         )
     files = {utt: path for utt, path in vox1.items() if not is_test_speaker(utt)} if "vox1" in corpora else {}
@@ -153,7 +153,7 @@ def main(argv=None):
         raise UserError("VoxCeleb1 is needed for the trials: --vox1 DIR, or --corpus DIR with vox1/ in it")
     vox1 = scan(args.vox1, ["dev/wav", "test/wav", "wav", "."])
     train = training_files(args, vox1)
-    lists = {name: official_trials(name, Path(args.lists_dir)) for name in args.lists.split()}
+    lists = {name: official_trials(name, Path(args.lists_dir)) for name in args.lists.split(",")}
     used = {utt for trials in lists.values() for utt in trials.utterances}
     for name, trials in lists.items():
         trials.check(vox1, Path(args.lists_dir) / LISTS[name][0], f"VoxCeleb1 in {args.vox1}")
