@@ -23,9 +23,9 @@ def save_det_plot(path: str | os.PathLike, panels: Sequence[tuple[str, Sequence[
     from matplotlib.figure import Figure
     from scipy.special import ndtri
 
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.5 * columns, 4.7 * rows), dpi=140, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(4.5 * columns, 5.1 * rows), dpi=140, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     names = list(dict.fromkeys(name for _, curves in panels for name, _, _ in curves))
@@ -39,7 +39,7 @@ def save_det_plot(path: str | os.PathLike, panels: Sequence[tuple[str, Sequence[
             colour = COLOURS[names.index(name) % len(COLOURS)]
             # Rates of 0 and 1 have no place on a probit axis: draw them just outside the frame.
             fpr, fnr = (ndtri(np.clip(values, low / 10, 1 - (1 - high) / 10)) for values in (points.fpr, points.fnr))
-            axis.plot(fpr, fnr, color=colour, linewidth=1.6, label=f"{name}: {100 * rate:.2f} %", zorder=3)
+            axis.plot(fpr, fnr, color=colour, linewidth=1.6, label=f"{name}, EER {100 * rate:.2f} %", zorder=3)
             if low <= rate <= high:
                 middle = ndtri(rate)
                 axis.plot(middle, middle, "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=4)
@@ -52,16 +52,8 @@ def save_det_plot(path: str | os.PathLike, panels: Sequence[tuple[str, Sequence[
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8, length=3, color="#808080")
-        # A DET curve runs from the upper left to the lower right: the lower left corner is free.
-        axis.legend(
-            title="EER",
-            title_fontsize=8,
-            alignment="left",
-            loc="lower left",
-            fontsize=8,
-            framealpha=0.9,
-            edgecolor="none",
-        )
+        # Below the axes, because good, bad and middling systems together leave no corner free.
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8.5, frameon=False)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     with atomic_write(path, "wb") as file:
