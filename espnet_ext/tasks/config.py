@@ -35,7 +35,7 @@ def parse_args(task, argv: Sequence[str] | None) -> argparse.Namespace:
     check_confs(task, args)
     check_files(args)
     check_gpus(args)
-    if args.output_dir is None:
+    if not args.output_dir:
         raise UserError("--output_dir is missing: the directory for the model and its log, for example exp/spk_ecapa")
     return args
 

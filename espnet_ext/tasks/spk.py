@@ -5,18 +5,17 @@ import logging
 
 import torch
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import AbsTask, scheduler_classes
+from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.torch_utils.initialize import initialize
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from espnet_ext.errors import UserError
 from espnet_ext.spk.model import SpeakerModel
+from espnet_ext.tasks.base import Task
 from espnet_ext.tasks.choices import LazyChoices
-from espnet_ext.tasks.config import parse_args
 from espnet_ext.tasks.spk_data import balanced_sampler, complete_data, dev_factory
 from espnet_ext.train.schedule import EpochSchedule
-from espnet_ext.train.trainer import Trainer
 
 scheduler_classes["epochs"] = EpochSchedule
 
@@ -28,7 +27,7 @@ frontend_choices = LazyChoices(
         "s3prl": "espnet_ext.upstream.s3prl:S3prlFrontend",
         "huggingface": "espnet_ext.upstream.huggingface:HuggingFaceFrontend",
         "fused": "espnet2.asr.frontend.fused:FusedFrontends",
-        "asteroid_frontend": "espnet2.asr.frontend.asteroid_frontend:AsteroidFrontend",
+        "asteroid_frontend": "espnet_ext.audio.features:SincFrontend",
         "sliding_window": "espnet2.asr.frontend.windowing:SlidingWindow",
     },
     default="melspec_torch",
@@ -39,7 +38,7 @@ normalize_choices = LazyChoices(
     "normalize",
     {
         "global_mvn": "espnet2.layers.global_mvn:GlobalMVN",
-        "utterance_mvn": "espnet2.layers.utterance_mvn:UtteranceMVN",
+        "utterance_mvn": "espnet_ext.audio.features:UtteranceMVN",
     },
     optional=True,
 )
@@ -93,7 +92,7 @@ loss_choices = LazyChoices(
 )
 
 
-class SpeakerTask(AbsTask):
+class SpeakerTask(Task):
     """ESPnet's ``SpeakerTask`` with its keys and choices, data given as directories, and defaults that work.
 
     What its defaults did: no frontend, learning rate 1.0, the model with the lowest training loss, a crash in the
@@ -111,7 +110,7 @@ class SpeakerTask(AbsTask):
         preprocessor_choices,
         loss_choices,
     ]
-    trainer = Trainer
+    data_names = ("speech", "spk_labels")
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -147,33 +146,24 @@ class SpeakerTask(AbsTask):
         group.add_argument("--model_conf", action=NestedDictAction, default={}, help="Kept for ESPnet's configurations")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
-        parser.set_defaults(
-            optim="adam",
-            optim_conf={"lr": 1e-3, "weight_decay": 5e-5},
-            best_model_criterion=[["valid", "eer", "min"]],
-            early_stopping_criterion=["valid", "eer", "min"],
-            val_scheduler_criterion=["valid", "eer"],
-            keep_nbest_models=[3],
-            num_att_plot=0,
-            grad_clip=100.0,
-            iterator_type="task",
-            batch_size=128,
-            resume=True,
-            use_matplotlib=False,
-        )
 
     @classmethod
-    def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
-        """ESPnet's entry, after the data have been looked at and what follows from them filled in."""
-        if args is None:
-            args = parse_args(cls, cmd)
-        if not args.print_config:
-            complete_data(cls, args)
-        super().main(args=args)
+    def defaults(cls) -> dict:
+        return {
+            "optim": "adam",
+            "optim_conf": {"lr": 1e-3, "weight_decay": 5e-5},
+            "best_model_criterion": [["valid", "eer", "min"]],
+            "early_stopping_criterion": ["valid", "eer", "min"],
+            "val_scheduler_criterion": ["valid", "eer"],
+            "keep_nbest_models": [3],
+            "grad_clip": 100.0,
+            "iterator_type": "task",
+            "batch_size": 128,
+        }
 
     @classmethod
-    def build_collate_fn(cls, args: argparse.Namespace, train: bool):
-        return collate
+    def complete(cls, args: argparse.Namespace) -> None:
+        complete_data(cls, args)
 
     @classmethod
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):
@@ -183,14 +173,6 @@ class SpeakerTask(AbsTask):
         if args.preprocessor == "common":
             return preprocessor(train=train, **args.preprocessor_conf)
         return preprocessor(spk2utt=args.spk2utt, **args.preprocessor_conf)
-
-    @classmethod
-    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
-        return ("speech", "spk_labels") if train else ("speech",)
-
-    @classmethod
-    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
-        return ("speech2", "trial", "spk_labels", "task_tokens")
 
     @classmethod
     def build_iter_factory(cls, args, distributed_option, mode: str, kwargs: dict | None = None):
@@ -254,16 +236,3 @@ def _share(distributed_option) -> tuple[int, int]:
     if not distributed_option.distributed:
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-def collate(items) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Stack ``(utterance, {"speech": (samples,), "spk_labels": (1,)})``; unequal lengths are padded and given along."""
-    utterances = [utt for utt, _ in items]
-    speech = [torch.as_tensor(data["speech"], dtype=torch.float32) for _, data in items]
-    batch = {"spk_labels": torch.as_tensor([int(data["spk_labels"].reshape(-1)[0]) for _, data in items])}
-    if len({len(wav) for wav in speech}) == 1:
-        batch["speech"] = torch.stack(speech)
-    else:
-        batch["speech"] = torch.nn.utils.rnn.pad_sequence(speech, batch_first=True)
-        batch["speech_lengths"] = torch.tensor([len(wav) for wav in speech])
-    return utterances, batch

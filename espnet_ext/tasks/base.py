@@ -1,0 +1,100 @@
+"""What every task of ours shares, so that a new one says only what is its own."""
+
+import argparse
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.utils.nested_dict_action import NestedDictAction
+
+from espnet_ext.tasks.config import accepted_keys, check_keys, parse_args
+from espnet_ext.train.trainer import Trainer
+
+
+class Task(AbsTask):
+    """An ``AbsTask`` with our trainer and defaults that run; a subclass names its model and its data.
+
+    ``model_class`` is built from ``model_conf`` (or ``build_model`` is overridden); ``data_names`` and
+    ``optional_names`` are the names in ``--train_data_path_and_name_and_type``, which reach the model's ``forward``
+    as ``name`` and, where it varies, ``name_lengths``.
+    """
+
+    model_class: ClassVar[type | None] = None
+    data_names: ClassVar[tuple[str, ...]] = ()
+    optional_names: ClassVar[tuple[str, ...]] = ()
+    trainer = Trainer
+
+    @classmethod
+    def get_parser(cls):
+        parser = super().get_parser()
+        # ESPnet's defaults end in errors without more options (folded) or after the first epoch (attention plots).
+        parser.set_defaults(batch_type="unsorted", num_att_plot=0, resume=True, use_matplotlib=False)
+        parser.set_defaults(**cls.defaults())
+        return parser
+
+    @classmethod
+    def defaults(cls) -> dict:
+        """Return the options whose defaults differ for this task."""
+        return {"optim": "adam", "optim_conf": {"lr": 1e-3}}
+
+    @classmethod
+    def add_task_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--model_conf", action=NestedDictAction, default={}, help="Arguments of the model")
+
+    @classmethod
+    def main(cls, args: argparse.Namespace | None = None, cmd: Sequence[str] | None = None) -> None:
+        """ESPnet's entry; ``complete`` sees the parsed options first."""
+        if args is None:
+            args = parse_args(cls, cmd)
+        if not args.print_config:
+            cls.complete(args)
+        super().main(args=args)
+
+    @classmethod
+    def complete(cls, args: argparse.Namespace) -> None:
+        """Fill in what follows from the options and the data, and check it (``UserError``)."""
+        if cls.model_class is not None:
+            check_keys(args.model_conf, accepted_keys(cls.model_class), "model_conf")
+        for part in ("train", "valid"):
+            data = getattr(args, f"{part}_data_path_and_name_and_type")
+            # `unsorted` needs the keys alone, but ESPnet insists on a shape file for them.
+            if data and not getattr(args, f"{part}_shape_file"):
+                setattr(args, f"{part}_shape_file", [data[0][0]])
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace):
+        return cls.model_class(**args.model_conf)
+
+    @classmethod
+    def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):
+        return None
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool):
+        return pad_arrays
+
+    @classmethod
+    def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return cls.data_names
+
+    @classmethod
+    def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
+        return cls.optional_names
+
+
+def pad_arrays(items: Sequence[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """Stack ``(key, {name: array (length, …)})`` into ``name`` (batch, longest, …) and ``name_lengths`` (batch,).
+
+    Where every array has the same length there is no padding, and no ``name_lengths`` either.
+    """
+    batch: dict[str, torch.Tensor] = {}
+    for name in items[0][1]:
+        arrays = [torch.as_tensor(data[name]) for _, data in items]
+        if len({len(array) for array in arrays}) == 1:
+            batch[name] = torch.stack(arrays)
+        else:
+            batch[name] = torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True)
+            batch[f"{name}_lengths"] = torch.tensor([len(array) for array in arrays])
+    return [key for key, _ in items], batch

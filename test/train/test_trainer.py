@@ -1,0 +1,171 @@
+"""Training from end to end on a toy corpus: the EER chooses the model, a kill loses nothing, the margin rises."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from toy_speakers import small_options, write_corpus
+
+from espnet_ext.bin.train import main
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy speakers ä")
+    write_corpus(folder / "train", range(12))
+    write_corpus(folder / "dev", range(12, 16), utterances=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(corpus):
+    """One uninterrupted training of three epochs."""
+    output = corpus / "exp" / "whole"
+    assert main(small_options(corpus, output)) == 0
+    return output
+
+
+def final_weights(output) -> dict:
+    return torch.load(output / "3epoch.pth", weights_only=True)
+
+
+def same(one: dict, two: dict) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_dev_eer_chooses_the_model(trained):
+    stats = torch.load(trained / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    eers = {epoch: values["valid"]["eer"] for epoch, values in stats.items()}
+    assert len(eers) == 3 and all(0 <= value <= 100 for value in eers.values())
+    best = min(eers, key=lambda epoch: (eers[epoch], epoch))
+    assert eers[int(os.readlink(trained / "valid.eer.best.pth").removesuffix("epoch.pth"))] == eers[best]
+    assert stats[1]["valid"]["n_spk"] == 4 and stats[1]["valid"]["n_trials"] == 12 * 11 / 2
+    assert stats[3]["train"]["loss"] < stats[1]["train"]["loss"]
+    assert (trained / "valid.eer.ave_3best.pth").is_file()
+
+
+def test_the_saved_configuration_builds_the_model(trained):
+    from espnet_ext.tasks.spk import SpeakerTask
+
+    assert yaml.safe_load((trained / "config.yaml").read_text())["spk_num"] == 12
+    model, _ = SpeakerTask.build_model_from_file(str(trained / "config.yaml"), str(trained / "valid.eer.best.pth"))
+    assert same(dict(model.state_dict()), torch.load(trained / "valid.eer.best.pth", weights_only=True))
+
+
+def test_the_same_seed_gives_the_same_weights(corpus, trained):
+    assert main(small_options(corpus, corpus / "exp" / "again")) == 0
+    assert same(final_weights(trained), final_weights(corpus / "exp" / "again"))
+
+
+def test_killed_in_the_middle_and_given_again(corpus, trained):
+    output = corpus / "exp" / "killed"
+    command = [sys.executable, "-m", "espnet_ext.bin.train", *small_options(corpus, output)]
+    training = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        while not (output / "checkpoint.pth").exists() and time.monotonic() < end:
+            assert training.poll() is None, "the training ended before it could be killed"
+            time.sleep(0.002)
+    finally:
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+    assert not (output / "3epoch.pth").exists()
+    assert main(small_options(corpus, output)) == 0
+    assert same(final_weights(trained), final_weights(output))
+    stats = torch.load(output / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    assert sorted(stats) == [1, 2, 3]
+
+
+def test_killed_between_checkpoint_and_model(corpus, trained, capsys):
+    """ESPnet would later look for the epoch's model in vain when it averages the best."""
+    output = corpus / "exp" / "between"
+    assert main(small_options(corpus, output, "--max_epoch", "2")) == 0
+    (output / "2epoch.pth").unlink()
+    for link in ("latest.pth", "valid.eer.best.pth"):
+        (output / link).unlink()
+    assert main(small_options(corpus, output)) == 0
+    assert (output / "2epoch.pth").exists() and same(final_weights(trained), final_weights(output))
+    assert (output / "valid.eer.best.pth").exists() and (output / "latest.pth").exists()
+
+
+def test_a_finished_training_is_left_alone(corpus, trained):
+    before = (trained / "checkpoint.pth").stat().st_mtime_ns
+    assert main(small_options(corpus, trained)) == 0
+    assert (trained / "checkpoint.pth").stat().st_mtime_ns == before
+
+
+def test_another_model_in_the_same_folder_is_one_line(corpus, trained, capsys):
+    assert main(small_options(corpus, trained, "--projector_conf", "output_size=9", "--max_epoch", "4")) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "another model" in last and "--output_dir" in last
+
+
+def test_margin_follows_its_schedule(corpus, monkeypatch):
+    from espnet_ext.spk.losses import AAMSoftmax
+
+    seen = []
+    plain = AAMSoftmax.set_margin
+    monkeypatch.setattr(AAMSoftmax, "set_margin", lambda self, margin: seen.append(margin) or plain(self, margin))
+    conf = "{final: 0.2, start_epoch: 1, end_epoch: 2, shape: linear}"
+    assert main(small_options(corpus, corpus / "exp" / "margin", "--margin_conf", conf)) == 0
+    assert seen[1:] == pytest.approx([0, 0, 0, 0, 0, 0.05, 0.1, 0.15, 0.2, 0.2, 0.2, 0.2])
+
+
+def test_fine_tuning_with_another_head_bf16_and_speeds(corpus, trained, capsys):
+    output = corpus / "exp" / "tuned"
+    more = ["--init_param", str(trained / "valid.eer.best.pth"), "--autocast", "bfloat16", "--max_epoch", "1"]
+    more += ["--preprocessor_conf", "speed_factors=[1.0, 0.9, 1.1]", "--num_iters_per_epoch", "2"]
+    more += ["--scheduler", "epochs", "--scheduler_conf", "warmup_epochs=0.5", "--optim_conf", "lr=0"]
+    assert main(small_options(corpus, output, *more)) == 0
+    out = capsys.readouterr().out
+    assert "the head starts anew" in out and "2 iterations per epoch" in out
+    tuned, start = (torch.load(p / "valid.eer.best.pth", weights_only=True) for p in (output, trained))
+    assert tuned["loss.weight"].shape[0] == 36
+    changed = [
+        k for k in start if "running" not in k and "num_batches" not in k and not torch.equal(tuned[k], start[k])
+    ]
+    assert changed == ["loss.weight"]
+
+
+def test_a_full_disk_is_said_plainly(corpus, tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(small)], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        assert main(small_options(corpus, small / "exp", "--encoder_conf", "{ndim: 96}")) == 2
+        assert not list((small / "exp").glob("*.pth"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no space left" in last and "checkpoint.pth" in last
+
+
+def test_torch_compile_keeps_the_names(monkeypatch, corpus, trained):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    assert main(small_options(corpus, corpus / "exp" / "compiled", "--compile", "true")) == 0
+    assert compiled == ["XvectorEncoder"]
+    assert same(final_weights(trained), final_weights(corpus / "exp" / "compiled"))
+
+
+def test_two_processes_train_and_validate_together(corpus, tmp_path):
+    """gloo on the CPU, as ESPnet's launcher starts it under Slurm or torchrun."""
+    from espnet2.train.distributed_utils import free_port
+
+    output, port = tmp_path / "exp", free_port()
+    options = small_options(corpus, output, "--max_epoch", "1", "--multiprocessing_distributed", "false")
+    options += ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_init_method", f"tcp://127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "espnet_ext.bin.train", *options]
+    processes = [
+        subprocess.Popen([*command, "--dist_rank", str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    stats = torch.load(output / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]
+    assert stats["valid"]["n_trials"] == 66 and 0 <= stats["valid"]["eer"] <= 100
