@@ -1,15 +1,12 @@
 """doc/adding_a_corpus.md, followed word by word: its shell blocks, in order, on a folder of wavs."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 
+import corpora
 import numpy as np
 import pytest
 import yaml
-from corpora import ROOT, voice, write
+from corpora import ROOT, run, voice, write
 
 PAGE = (ROOT / "doc" / "adding_a_corpus.md").read_text(encoding="utf-8")
 
@@ -17,14 +14,13 @@ PAGE = (ROOT / "doc" / "adding_a_corpus.md").read_text(encoding="utf-8")
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout with the files of ours that the page uses, and a configuration small enough for a test."""
-    for name in ("utils", "egs2/TEMPLATE/spk1", "egs2/mini_librispeech/spk1/conf"):
-        shutil.copytree(ROOT / name, tmp_path / "check out" / name)
-    path = tmp_path / "check out/egs2/mini_librispeech/spk1/conf/train_ecapa_small.yaml"
+    folder = corpora.checkout(tmp_path / "check out", "mini_librispeech/spk1")
+    path = folder / "egs2/mini_librispeech/spk1/conf/train_ecapa_small.yaml"
     config = yaml.safe_load(path.read_text())
     config["encoder_conf"] |= {"ndim": 32, "output_size": 48, "model_scale": 4}
     config["batch_size"] = 16
     path.write_text(yaml.safe_dump(config))
-    return tmp_path / "check out"
+    return folder
 
 
 @pytest.fixture
@@ -43,16 +39,14 @@ def test_every_block_runs_and_ends_with_a_result(checkout, wavs):
     blocks = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     assert "/path/to/wavs" in blocks[0]
     script = "set -euo pipefail\n" + "".join(blocks).replace("/path/to/wavs", f"'{wavs}'")
-    env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["bash", "-c", script], cwd=checkout, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run(script, checkout)
     recipe = checkout / "egs2/my_corpus/spk1"
     counts = {name: (recipe / "dump" / name / "spk2utt").read_text().count("\n") for name in ("train", "test")}
     assert counts == {"train": 9, "test": 3}
     assert "EER" in (recipe / "exp/spk_first_try/RESULTS.md").read_text()
 
 
-def test_files_and_options_that_the_page_names_exist(checkout):
+def test_files_and_options_that_the_page_names_exist():
     for path in re.findall(r"`((?:egs2|doc|utils)/[\w./]+)`", PAGE):
         assert (ROOT / path).exists(), path
     template = (ROOT / "egs2/TEMPLATE/spk1/spk.sh").read_text() + (ROOT / "utils/recipe.sh").read_text()

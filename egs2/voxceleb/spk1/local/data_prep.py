@@ -111,11 +111,12 @@ def write_data_dir(folder: Path, files: dict, genders: dict) -> None:
     utt2spk = {utt: utt[:7] for utt in files}
     sessions = {utt: utt.rpartition("-")[0] for utt in files}
     tables = {"wav.scp": files, "utt2spk": utt2spk, "utt2session": sessions}
-    known = {speaker: genders[speaker] for speaker in set(utt2spk.values()) if speaker in genders}
-    if known:
-        tables["spk2gender"] = known
+    speakers = set(utt2spk.values())
+    if speakers <= genders.keys():
+        tables["spk2gender"] = {speaker: genders[speaker] for speaker in speakers}
+    (folder / "spk2gender").unlink(missing_ok=True)  # left from a call with other metadata
     DataDir.write(folder, tables)
-    logging.info("%s: %d speakers, %d utterances", folder, len(set(utt2spk.values())), len(files))
+    logging.info("%s: %d speakers, %d utterances", folder, len(speakers), len(files))
 
 
 def official_trials(name: str, folder: Path) -> Trials:
