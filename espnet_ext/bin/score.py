@@ -59,6 +59,8 @@ def main(argv=None):
     ):
         if len(words) < len(least.split(" [")[0].split()):
             raise UserError(f"{option} needs {least}, got only {' '.join(words)!r}")
+    if args.dev and len(args.dev) > 2:
+        raise UserError(f"--dev takes EMBEDDING_SCP and one TRIALS, got {len(args.dev)} files")
     if args.cohort and len(args.cohort) > 2:
         raise UserError(f"--cohort takes EMBEDDING_SCP and optionally UTT2SPK, got {len(args.cohort)} files")
     if len({words[0] for words in args.test}) < len(args.test):
@@ -66,41 +68,24 @@ def main(argv=None):
     info = dict(item.partition("=")[::2] for item in args.info)
 
     from espnet_ext.metrics.report import run_info
-    from espnet_ext.spk import evaluation
-    from espnet_ext.spk.backend import Backend
+    from espnet_ext.spk.evaluation import evaluate_set, learn_backend, read_floor, read_set
     from espnet_ext.spk.results import write_report
-    from espnet_ext.spk.scoring import mean_embedding
 
-    sets = [evaluation.read_set(name, scp, trials, args.rate_hz) for name, scp, *trials in args.test]
-    floors = {name: evaluation.read_floor(name, files, sets) for name, *files in args.floor}
-    dev = evaluation.read_set("dev", args.dev[0], args.dev[1:2], args.rate_hz) if args.dev else None
-    subtract, distance = args.subtract_mean == "true", args.score == "distance"
-    notes = []
-    if args.cohort:
-        table, speakers = evaluation.read_cohort(args.cohort[0], args.cohort[1] if args.cohort[1:] else None)
-        for one in [*sets, *([dev] if dev else [])]:
-            evaluation.check_disjoint(one, table, "cohort")
-        backend = Backend.from_training(table, speakers, subtract, args.top_n, distance)
-        kind = "utterances" if speakers is None else "speaker means"
-        notes.append(f"AS-norm: top {min(args.top_n, len(backend.cohort))} of {len(backend.cohort)} {kind}.")
-    else:
-        backend = Backend(mean_embedding(dev.table.vectors) if dev and subtract else None, None, args.top_n, distance)
-    if dev:
-        for one in sets:
-            evaluation.check_disjoint(one, dev.table, "development")
-        trials = dev.lists[0]
-        backend.fit(dev.prepare(backend), trials.enroll, trials.test, trials.labels, args.p_target)
-        base = "AS-norm" if backend.default == "asnorm" else "raw"
-        notes.append(
-            f"Calibrated: from the {base} score (better on the development trials), on {len(trials.labels):,} "
-            f"development trials of {len(set(dev.speaker_numbers()))} speakers. QMF fusion adds "
-            f"{', '.join(backend.calibrations['qmf'].names[1:])}."
-        )
+    sets = [read_set(name, scp, trials, args.rate_hz) for name, scp, *trials in args.test]
+    floors = {name: read_floor(name, files, sets) for name, *files in args.floor}
+    dev = read_set("dev", args.dev[0], args.dev[1:], args.rate_hz) if args.dev else None
+    backend, notes = learn_backend(
+        sets,
+        dev,
+        args.cohort,
+        subtract_mean=args.subtract_mean == "true",
+        top_n=args.top_n,
+        distance=args.score == "distance",
+        p_target=args.p_target,
+    )
     evaluated = []
     for one in sets:
-        evaluated += evaluation.evaluate_set(
-            one, backend, floors, args.out, args.p_target, args.num_bootstrap, args.seed
-        )
+        evaluated += evaluate_set(one, backend, floors, args.out, args.p_target, args.num_bootstrap, args.seed)
     backend.save(args.out, args.p_target)
     info = run_info(args.seed, args.config, scoring_time_s=round(time.perf_counter() - start, 1), **info)
     print(write_report(args.out, args.title, evaluated, args.p_target, notes, info))

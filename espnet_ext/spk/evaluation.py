@@ -1,6 +1,7 @@
 """Evaluation of speaker verification on any number of test sets and trial lists: scores, metrics, intervals."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from espnet_ext.metrics.detection import Curve, RankedTrials, Roc, det_points
 from espnet_ext.metrics.report import Result
 from espnet_ext.spk.backend import Backend, PreparedUtterances
 from espnet_ext.spk.embeddings import EmbeddingTable
+from espnet_ext.spk.scoring import mean_embedding
 
 
 @dataclass
@@ -99,11 +101,16 @@ def read_set(name: str, scp: str | os.PathLike, trial_files: list[str], rate_hz:
         lists.append(TrialList(condition, path, trials, table.rows(trials.enroll), table.rows(trials.test)))
     duration_s = None
     if all(utt in utt2num_samples for utt in table.utterances):
-        duration_s = np.array([int(utt2num_samples[utt]) for utt in table.utterances]) / rate_hz
+        try:
+            duration_s = np.array([int(utt2num_samples[utt]) for utt in table.utterances]) / rate_hz
+        except ValueError as error:
+            raise UserError(f"utt2num_samples beside the trials of {name!r} holds no whole number: {error}") from None
     return EvaluationSet(name, table, lists, utt2spk, duration_s)
 
 
-def read_cohort(scp: str | os.PathLike, utt2spk: str | os.PathLike | None) -> tuple[EmbeddingTable, list[str] | None]:
+def read_cohort(
+    scp: str | os.PathLike, utt2spk: str | os.PathLike | None = None
+) -> tuple[EmbeddingTable, list[str] | None]:
     """Read training embeddings and, where ``utt2spk`` is given, the speaker of each of them."""
     table = EmbeddingTable.read(scp)
     if utt2spk is None:
@@ -131,6 +138,55 @@ def check_disjoint(evaluated: EvaluationSet, table: EmbeddingTable, what: str) -
             f"{len(shared)} utterances of the {what} embeddings ({table.where}) are in the trials of set "
             f"{evaluated.name!r}, for example {min(shared)!r}; take the {what} from other speakers"
         )
+
+
+def learn_backend(
+    sets: Sequence[EvaluationSet],
+    dev: EvaluationSet | None,
+    cohort: Sequence[str] | None,
+    subtract_mean: bool = True,
+    top_n: int = 300,
+    distance: bool = False,
+    p_target: float = 0.05,
+) -> tuple[Backend, list[str]]:
+    """Learn mean and cohort from training embeddings and the calibrations from development trials.
+
+    Args:
+        sets: what will be tested; nothing is learned from it, it is only checked to be kept apart.
+        dev: development set with one trial list; None gives no calibration.
+        cohort: embedding.scp and optionally utt2spk of training speakers; None gives no AS-norm, and the mean of
+            ``dev``.
+
+    Returns:
+        The back end, and sentences for the report on what it was learned from.
+    """
+    notes = []
+    if cohort:
+        table, speakers = read_cohort(*cohort)
+        for one in [*sets, dev] if dev else sets:
+            check_disjoint(one, table, "cohort")
+        backend = Backend.from_training(table, speakers, subtract_mean, top_n, distance)
+        kind = "utterances" if speakers is None else "speaker means"
+        size = len(backend.cohort)
+        notes.append(f"AS-norm: each utterance's top {min(top_n, size)} of {size} {kind} of {table.where}.")
+    else:
+        backend = Backend(mean_embedding(dev.table.vectors) if dev and subtract_mean else None, None, top_n, distance)
+    if dev:
+        for one in sets:
+            check_disjoint(one, dev.table, "development")
+        (trials,) = dev.lists
+        try:
+            backend.fit(dev.prepare(backend), trials.enroll, trials.test, trials.labels, p_target)
+        except UserError as error:
+            raise UserError(f"{trials.path}: {error}") from None
+        base = {"raw": "raw", "asnorm": "AS-norm"}[backend.default]
+        why = " (it separates the development trials best)" if cohort else ""
+        notes.append(
+            f"Calibrated: the {base} score{why}, prior {p_target:g}, fitted on {len(trials.labels):,} development "
+            f"trials of {len(np.unique(dev.speaker_numbers()))} speakers. QMF fusion adds "
+            f"{', '.join(backend.calibrations['qmf'].names[1:])}."
+        )
+    return backend, notes
 
 
 def evaluate_set(
