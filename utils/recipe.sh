@@ -65,6 +65,21 @@ run() { # COMMAND…: show it, run it, keep what it prints in the stage's log
     [ "${status}" -ne 0 ] || _recipe_command=""
     return "${status}"
 }
+launch() { # LOG COMMAND…: a training on ${ngpu} GPUs; on Slurm, ${num_nodes} nodes meet through ESPnet's launcher
+    local file=$1 distributed=false
+    shift
+    if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then distributed=true; fi
+    set -- "$@" --multiprocessing_distributed "${distributed}"
+    if [ "${cmd_backend}" = slurm ]; then
+        _recipe_log="${file}"
+        run python -m espnet2.bin.launch --cmd "${launch_cmd}" --log "${file}" --ngpu "${ngpu}" \
+            --num_nodes "${num_nodes}" --init_file_prefix "$(dirname "${file}")/.dist_init_" -- "$@"
+    elif [ "${num_nodes}" -gt 1 ]; then
+        fail "--num_nodes ${num_nodes}: several nodes need --cmd_backend slurm (doc/running_on_a_cluster.md)"
+    else
+        run "$@" --ngpu "${ngpu}"
+    fi
+}
 stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
     _stage_close "done"
     if [ "$1" -lt "${_recipe_first}" ] || [ "$1" -gt "${_recipe_last}" ] || [[ ${_recipe_skip} = *" $1 "* ]]; then
