@@ -219,3 +219,23 @@ def test_help_is_fast_and_needs_no_torch():
     code = "import sys, espnet_ext.bin.score as s; s.get_parser().format_help(); print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=20)
     assert answer.stdout.strip() == "False"
+
+
+def test_floor_is_standardised_by_utterances_that_are_not_tested(sets):
+    folder, sets = sets
+    scale = np.geomspace(1, 1000, DIM)
+    floors = []
+    for name in ("test", "train"):
+        table = kaldiio.load_scp(str(sets[name][0]))
+        vectors = {utt: (scale * (vector + 7)).astype(np.float32) for utt, vector in table.items()}
+        scp = folder / f"floor_{name}.scp"
+        kaldiio.save_ark(str(folder / f"floor_{name}.ark"), vectors, scp=str(scp))
+        floors.append(str(scp))
+    words = ["--out", str(folder / "exp"), "--test", "test", *map(str, sets["test"]), "--num_bootstrap", "0"]
+    rates = {}
+    for name, files in (("plain", floors[:1]), ("standardised", floors)):
+        assert main([*words, "--floor", name, *files]) == 0
+        results = json.loads((folder / "exp" / "results.json").read_text())["results"]
+        rates |= {r["where"]["system"]: r["value"] for r in results if r["metric"] == "eer"}
+    assert rates["standardised"] < 0.7 * rates["plain"]
+    assert rates["standardised"] == pytest.approx(rates["raw"], abs=0.1)
