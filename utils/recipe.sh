@@ -56,28 +56,32 @@ require() { # PATH WHO: stop unless the file has content or the folder exists
     [ -d "$1" ] || [ -s "$1" ] || fail "$1 is missing or empty; $2 makes it"
 }
 run() { # COMMAND…: show it, run it, keep what it prints in the stage's log
-    local status=0 file="${log_dir}/${_recipe_now:-recipe}.log"
+    local status=0 file="${log_dir}/${_recipe_now:-recipe}.log" guard=()
+    # Where util-linux can: the command ends with this script, even by kill -9, and never writes beside the next run.
+    if [ "$(type -t "$1")" = file ] && setpriv --pdeathsig keep true 2> /dev/null; then
+        guard=(setpriv --pdeathsig TERM)
+    fi
     _recipe_log="${file}"
     _recipe_command="$(quote "$@")"
     mkdir -p "${log_dir}"
     log "${_recipe_command}" 2>&1 | tee -a "${file}" >&2
-    "$@" 2>&1 | tee -ia "${file}" || status=$?
+    ${guard[@]+"${guard[@]}"} "$@" 2>&1 | tee -ia "${file}" || status=$?
     [ "${status}" -ne 0 ] || _recipe_command=""
     return "${status}"
 }
 launch() { # LOG COMMAND…: a training on ${ngpu} GPUs; on Slurm, ${num_nodes} nodes meet through ESPnet's launcher
-    local file=$1 distributed=false
+    local file=$1 distributed=false gpus="${ngpu:-0}" nodes="${num_nodes:-1}"
     shift
-    if [ "${ngpu}" -gt 1 ] || [ "${num_nodes}" -gt 1 ]; then distributed=true; fi
+    if [ "${gpus}" -gt 1 ] || [ "${nodes}" -gt 1 ]; then distributed=true; fi
     set -- "$@" --multiprocessing_distributed "${distributed}"
     if [ "${cmd_backend}" = slurm ]; then
         _recipe_log="${file}"
-        run python -m espnet2.bin.launch --cmd "${launch_cmd}" --log "${file}" --ngpu "${ngpu}" \
-            --num_nodes "${num_nodes}" --init_file_prefix "$(dirname "${file}")/.dist_init_" -- "$@"
-    elif [ "${num_nodes}" -gt 1 ]; then
-        fail "--num_nodes ${num_nodes}: several nodes need --cmd_backend slurm (doc/running_on_a_cluster.md)"
+        run python -m espnet2.bin.launch --cmd "${launch_cmd}" --log "${file}" --ngpu "${gpus}" \
+            --num_nodes "${nodes}" --init_file_prefix "$(dirname "${file}")/.dist_init_" -- "$@"
+    elif [ "${nodes}" -gt 1 ]; then
+        fail "--num_nodes ${nodes}: several nodes need --cmd_backend slurm (doc/running_on_a_cluster.md)"
     else
-        run "$@" --ngpu "${ngpu}"
+        run "$@" --ngpu "${gpus}"
     fi
 }
 stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run

@@ -195,6 +195,27 @@ def test_interrupt_and_kill(recipe):
     assert recipe().returncode == 0
 
 
+def test_a_killed_template_takes_its_command_along(recipe):
+    """Otherwise a training whose run.sh was killed would write beside the one that resumes it."""
+    if subprocess.run(["setpriv", "--pdeathsig", "keep", "true"], capture_output=True).returncode != 0:
+        pytest.skip("setpriv of util-linux has no --pdeathsig here")
+    slow = recipe.folder.parent / "the tämplate" / "slow.sh"
+    command = "run python -c 'import os, time; open(\"pid\", \"w\").write(str(os.getpid())); time.sleep(60)'"
+    slow.write_text(TEMPLATE.replace("mkdir -p data\n", command + "\n"))
+    process = subprocess.Popen(["bash", slow], cwd=recipe.folder, env=recipe.env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    pid = recipe.folder / "pid"
+    while not (pid.exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    state = Path("/proc") / pid.read_text() / "stat"
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def test_train_cmd_can_be_replaced(recipe):
     answer = recipe("--train_cmd", "run.py --max-jobs-run 1")
     assert answer.returncode == 0, answer.stderr
