@@ -33,7 +33,8 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME EMBEDDING_SCP",
-        help="one more system, for example MFCC statistics: vectors of the test utterances; cosine; may be repeated",
+        help="one more system, for example MFCC statistics: vectors of the test utterances, scored by cosine; vectors "
+        "of other utterances in the files (training) standardise the dimensions; may be repeated",
     )
     add("--score", choices=["cosine", "distance"], default="cosine", help="distance: ESPnet's multi-crop score")
     add("--subtract_mean", choices=["true", "false"], default="true", help="take off the mean of cohort, else dev")

@@ -123,11 +123,22 @@ def read_cohort(
 
 
 def read_floor(name: str, files: list[str], sets: list[EvaluationSet]) -> EmbeddingTable:
-    """Read the vectors of a floor system for every utterance of the test sets."""
-    table = EmbeddingTable.read(*files, only={utt for one in sets for utt in one.table.utterances})
+    """Read the vectors of a floor system for every utterance of the test sets.
+
+    Vectors of other utterances in the files (training speakers) standardise every dimension. Plain statistics such as
+    MFCC means need that: without it their largest dimensions decide alone.
+    """
+    table = EmbeddingTable.read(*files)
     for trials in (trials for one in sets for trials in one.lists):
         trials.trials.check(table.index, trials.path, f"the {name} vectors, {table.where}")
-    return table
+    tested = {utt for one in sets for utt in one.table.utterances}
+    others = table.vectors[[utt not in tested for utt in table.utterances]]
+    kept = [utt for utt in table.utterances if utt in tested]
+    vectors = table.vectors[table.rows(kept)]
+    if len(others) > 1:
+        mean, deviation = others.mean((0, 1)), others.std((0, 1))
+        vectors = (vectors - mean) / np.where(deviation > 0, deviation, 1)
+    return EmbeddingTable(kept, vectors, table.where)
 
 
 def check_disjoint(evaluated: EvaluationSet, table: EmbeddingTable, what: str) -> None:
@@ -200,8 +211,8 @@ def evaluate_set(
 ) -> list[Evaluated]:
     """Score every trial list of a set with every system, write the scores, and measure them.
 
-    ``scores/<set>/<system>[.<condition>]`` under ``out`` holds ``utt1 utt2 score``; floors are scored by cosine,
-    without a mean, as systems of their own name.
+    ``scores/<set>/<system>[.<condition>]`` under ``out`` holds ``utt1 utt2 score``; floors are scored by cosine
+    as systems of their own name.
     """
     prepared = one.prepare(backend)
     plain = {name: Backend().prepare(table) for name, table in floors.items()}
