@@ -162,7 +162,7 @@ class RawNet3Encoder(EspnetRawNet3Encoder):
         """(batch, frames, features) -> (batch, output_size, frames // 15)."""
         x1, lengths1 = rawnet_block(self.layer1, x.transpose(1, 2), lengths)
         x2, lengths = rawnet_block(self.layer2, x1, lengths1)
-        x1 = self.mp3(x1)
+        x1 = max_pool(x1, self.mp3.kernel_size)
         x3, lengths = rawnet_block(self.layer3, x1 + x2, lengths)
         return self.relu(self.layer4(torch.cat((x1, x2, x3), dim=1))), lengths
 
@@ -173,8 +173,17 @@ def rawnet_block(block: Bottle2neck, x: torch.Tensor, lengths: Lengths) -> tuple
     y = res2_convolutions(block, y, padding_mask(lengths, x.size(-1)))
     y = block.bn3(block.relu(block.conv3(y))) + block.residual(x)
     if block.mp:
-        y = block.mp(y)
+        y = max_pool(y, block.mp.kernel_size)
         lengths = layer_lengths(lengths, block.mp.kernel_size, block.mp.stride)
     afms = block.afms
     mean = mean_over_time(y, padding_mask(lengths, y.size(-1))).squeeze(-1)
     return (y + afms.alpha) * afms.sig(afms.fc(mean)).unsqueeze(-1), lengths
+
+
+def max_pool(x: torch.Tensor, width: int) -> torch.Tensor:
+    """Take the maximum over each whole window of ``width`` frames, as ``MaxPool1d(width)``.
+
+    Written out because the export of MaxPool1d (torch 2.11) fixes the number of frames.
+    """
+    frames = x.size(-1) // width
+    return x[..., : frames * width].unflatten(-1, (frames, width)).amax(dim=-1)
