@@ -48,6 +48,7 @@ device=cpu embed_cmd="${train_cmd}"
 if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}"; fi
 
 if stage 1 data "corpus -> data/"; then
+    # shellcheck disable=SC2086  # the option holds several words
     run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts}
 fi
 
@@ -66,13 +67,14 @@ if stage 3 trials "dev speakers, cohort and trial lists -> dump/"; then
             --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}"
     fi
     if [ "${cohort_per_speaker}" -gt 0 ]; then
-        run utils/subset_data_dir.sh --per-spk "dump/${fit_set}" "${cohort_per_speaker}" "dump/${cohort_set}"
+        run "${MAIN_ROOT}/utils/subset_data_dir.sh" --per-spk "dump/${fit_set}" "${cohort_per_speaker}" "dump/${cohort_set}"
     else
         run python -m espnet_ext.bin.copy_data_dir "dump/${fit_set}" "dump/${cohort_set}"
     fi
     [ -s "data/${dev_set}/trials" ] || run python -m espnet_ext.bin.make_trials --data "dump/${dev_set}" \
         --out "dump/${dev_set}/trials" --max_trials "${max_trials}" --seed "${seed}"
     for name in ${test_sets}; do
+        # shellcheck disable=SC2086  # the option holds several words
         compgen -G "data/${name}/trials*" > /dev/null || run python -m espnet_ext.bin.make_trials \
             --data "dump/${name}" --out "dump/${name}/trials" --max_trials "${max_trials}" --seed "${seed}" \
             ${test_trials_opts}
@@ -81,6 +83,7 @@ fi
 
 if stage 4 train "speaker classification; the dev EER chooses the checkpoint -> exp/"; then
     require "dump/${dev_set}/trials" "stage 3 (trials)"
+    # shellcheck disable=SC2086  # the option holds several words
     launch "${exp}/train.log" python -m espnet_ext.bin.train spk --config "${train_config}" --output_dir "${exp}" \
         --train_dir "dump/${fit_set}" --dev_dir "dump/${dev_set}" --seed "${seed}" \
         ${init_model:+--init_param "${init_model}"} ${train_args}
