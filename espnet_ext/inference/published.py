@@ -11,6 +11,14 @@ def is_from_espnet(config: dict[str, Any]) -> bool:
     return "version" in config and "train_dir" not in config
 
 
+def pools_by_frontend(config: dict[str, Any]) -> bool:
+    """True where training gave the pooling the frontend's lengths: ESPnet since 202509, never with raw waveforms.
+
+    Before that it gave none, which for one utterance is what we do; the published voxcelebs12 models are of that time.
+    """
+    return is_from_espnet(config) and str(config["version"])[:6] >= "202509" and config.get("frontend") is not None
+
+
 def as_ours(config: dict[str, Any]) -> dict[str, Any]:
     """The config with ESPnet's defaults spelt out where ESPnet wrote it, and unchanged where we did.
 

@@ -15,7 +15,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, as_clip
 from espnet_ext.inference.decision import Decision, Verification
 from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
-from espnet_ext.inference.published import as_ours
+from espnet_ext.inference.published import as_ours, pools_by_frontend
 from espnet_ext.zoo.package import Package, read_files, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
@@ -227,7 +227,11 @@ def build_model(package: Package) -> "torch.nn.Module":
     """
     from espnet_ext.tasks.registry import get_task
 
-    model = get_task("spk").build_model(argparse.Namespace(**as_ours(package.config)))
+    try:
+        model = get_task("spk").build_model(argparse.Namespace(**as_ours(package.config)))
+    except (AttributeError, TypeError, ValueError, KeyError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{package.name}: its config describes no speaker model: {reason}") from error
     state = load_tensors(package.weights)
     names = model.state_dict().keys()
     if any(name.startswith("frontend.upstream.upstream.model") for name in names):
@@ -245,4 +249,8 @@ def build_model(package: Package) -> "torch.nn.Module":
         words = [f"{len(missing)} missing ({missing[0]}, …)"] if missing else []
         words += [f"{len(unknown)} unknown ({unknown[0]}, …)"] if unknown else []
         raise UserError(f"{package.name}: the weights do not fit the config: {', '.join(words)}")
+    if pools_by_frontend(package.config):
+        from espnet_ext.inference.espnet_pooling import FrontendLengthPooling
+
+        model.pooling = FrontendLengthPooling(model.pooling, model.encoder)
     return model

@@ -1,6 +1,7 @@
 """Reading a weights file without running code that may hide in it."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,14 @@ def load_tensors(path: str | Path, device: str = "cpu") -> "dict[str, torch.Tens
     if not Path(path).is_file():
         raise UserError(f"{path}: no such weights file; name the .pth file that training wrote")
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle protocol of a file that is about to be refused
+            state = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_plain_file(path):
-            reason = "it is no weights file, or is damaged; copy or download it again"
-        else:
+        if "GLOBAL" in str(error):  # torch names the function or class that the file wanted called
             reason = "it holds Python objects that would run code on loading; a package has to hold tensors only"
+        else:
+            reason = "it is no weights file, or is damaged (truncated?); copy or download it again"
         raise UserError(f"{path}: refused, {reason}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is no whole weights file (truncated?); copy or download it again") from error
@@ -40,10 +43,3 @@ def load_tensors(path: str | Path, device: str = "cpu") -> "dict[str, torch.Tens
     if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path}: holds no state dict (names to tensors); name the .pth file that training wrote")
     return state
-
-
-def _is_plain_file(path: str | Path) -> bool:
-    """True where the file has neither of the two shapes of a torch file: a zip archive, or a bare pickle."""
-    with open(path, "rb") as file:
-        start = file.read(4)
-    return not (start.startswith(b"PK") or start.startswith(b"\x80"))
