@@ -1,5 +1,6 @@
 """Writing audio: 16 bits, mono, and an error that says why a write failed."""
 
+import contextlib
 import errno
 import os
 from typing import IO
@@ -43,7 +44,12 @@ class AudioWriter:
         if not np.isfinite(wav).all():
             raise AudioError(f"{self.name}: NaN or infinite samples cannot be written")
         # libsndfile scales floats by 32767 when writing and 32768 when reading, which is not a round trip.
-        self._sound.write(np.clip(np.rint(wav * 32768.0), -32768, 32767).astype(np.int16))
+        pcm = np.clip(np.rint(wav * 32768.0), -32768, 32767).astype(np.int16)
+        try:
+            self._sound.write(pcm)
+        except AssertionError:  # soundfile's answer to a write that failed; _check says why it did
+            self._check()
+            raise
         self.num_samples += len(wav)
         self._check()
 
@@ -52,8 +58,10 @@ class AudioWriter:
             raise OSError(self._file.error.errno or errno.EIO, os.strerror(self._file.error.errno), self.name)
 
     def close(self) -> None:
-        self._sound.close()
-        self._check()
+        try:
+            self._sound.close()
+        finally:
+            self._check()
 
     def __enter__(self) -> "AudioWriter":
         return self
@@ -62,7 +70,8 @@ class AudioWriter:
         if kind is None:
             self.close()
         else:
-            self._sound.close()
+            with contextlib.suppress(RuntimeError):  # what ended the block is the error to tell
+                self._sound.close()
 
 
 def write_audio(path: PathLike, wav: np.ndarray, rate_hz: int) -> None:

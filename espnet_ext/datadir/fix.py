@@ -87,7 +87,8 @@ def _common(path: Path, tables: Tables, report: list[str]) -> set[str]:
     kinds = {name: kind_of(name, segments is not None) for name in tables}
     everything = {key for name, kind in kinds.items() if kind == UTTERANCE for key in tables[name]}
     left = set(everything)
-    for name in [*(n for n, k in kinds.items() if k == UTTERANCE), *(n for n, k in kinds.items() if k != UTTERANCE)]:
+    # Utterances first: what follows looks up the speaker and the recording of those that are left.
+    for name in sorted(tables, key=lambda name: (kinds[name] != UTTERANCE, name != "wav.scp", name)):
         if kinds[name] == UTTERANCE:
             lost = {utt for utt in left if utt not in tables[name]}
         elif kinds[name] == SPEAKER:
