@@ -37,24 +37,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(task, argv[1:])
     try:
         task.main(args=args)
-    except UserError as error:
-        raise UserError(_from_worker(str(error))) from None
-    except RuntimeError as error:
-        if "out of memory" in str(error):
-            raise UserError(
-                "the GPU has too little memory for this batch; lower batch_size or target_duration, raise accum_grad, "
-                "or set autocast: bfloat16"
-            ) from None
-        raise
+    except Exception as error:
+        message = plain(error)
+        if message is None:
+            raise
+        raise UserError(message) from None
     return 0
 
 
-def _from_worker(message: str) -> str:
-    """Return the message itself where a data-loading process has wrapped it into its traceback."""
-    if "Original Traceback" not in message:
+# What PyTorch says, and what it means to whoever started the training.
+_PLAIN = (
+    (
+        r"out of memory|not enough memory|can't allocate memory",
+        "too little memory for this batch; lower batch_size (raise accum_grad) or target_duration, or set autocast: "
+        "bfloat16",
+    ),
+    (
+        r"DataLoader worker .*(killed|exited)",
+        "a process that reads the data was killed, most often for want of memory; lower num_workers, and give the "
+        "same command again: training goes on from its last epoch",
+    ),
+    (
+        r"Error\(s\) in loading state_dict",
+        "init_param: these weights belong to a model of another shape; use the configuration they were trained with, "
+        "or ignore_init_mismatch: true to take what fits",
+    ),
+)
+
+
+def plain(error: Exception) -> str | None:
+    """Return one line for what a user can mend, None for what is a fault of the program and deserves its traceback.
+
+    A ``UserError`` from a data-loading or a distributed process arrives wrapped in the text of a traceback.
+    """
+    message = str(error).strip()
+    if "Traceback" in message:
+        found = re.match(r"(espnet_ext[\w.]+Error): (.*)", message.splitlines()[-1])
+        if found:
+            return found.group(2)
+    elif isinstance(error, UserError):
         return message
-    last = message.strip().splitlines()[-1]
-    return re.sub(r"^[\w.]+Error: ", "", last)
+    return next((said for pattern, said in _PLAIN if re.search(pattern, message)), None)
 
 
 if __name__ == "__main__":

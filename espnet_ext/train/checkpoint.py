@@ -80,6 +80,12 @@ def _first_line(error: Exception, number: int = 0) -> str:
     return lines[min(number, len(lines) - 1)][:160]
 
 
+def remove_leftovers(output_dir: Path) -> None:
+    """Remove what killed runs were about to move into place."""
+    for path in output_dir.glob(".*.pth.*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def mend_outputs(states: dict, reporter, output_dir: Path, best_model_criterion) -> None:
     """Make what ESPnet writes after ``checkpoint.pth`` if a kill came in between: the epoch's model and its links."""
     epoch = reporter.get_epoch()

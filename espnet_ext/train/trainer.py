@@ -17,7 +17,7 @@ from espnet2.utils.types import str2bool
 from espnet_ext.datadir.trials import Trials
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.detection import eer, min_dcf
-from espnet_ext.train.checkpoint import atomic_saves, load, mend_outputs, restore
+from espnet_ext.train.checkpoint import atomic_saves, load, mend_outputs, remove_leftovers, restore
 from espnet_ext.train.progress import Progress
 from espnet_ext.train.schedule import MarginSchedule
 from espnet_ext.train.trials import TrialLoader
@@ -80,6 +80,8 @@ class Trainer(EspnetTrainer):
             # In place, so that the names in the state dict stay.
             getattr(model, "encoder", model).compile()
         cls._criterion = trainer_options.best_model_criterion
+        if kwargs["distributed_option"].dist_rank in (None, 0):
+            remove_leftovers(Path(trainer_options.output_dir))
         logging.getLogger().addFilter(_worth_saying)
         with atomic_saves():
             super().run(model=model, trainer_options=trainer_options, **kwargs)
@@ -137,7 +139,10 @@ class Trainer(EspnetTrainer):
             return
         model.eval()
         base = model.module if hasattr(model, "module") else model
-        embeddings = embed_all(base, iterator, "cuda" if options.ngpu > 0 else "cpu", AUTOCAST[options.autocast])
+        # Utterances of every length would have the encoder compiled again and again.
+        with torch.compiler.set_stance("force_eager"):
+            device = "cuda" if options.ngpu > 0 else "cpu"
+            embeddings = embed_all(base, iterator, device, AUTOCAST[options.autocast])
         if distributed_option.distributed:
             shares = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(shares, embeddings)

@@ -11,7 +11,8 @@ import torch
 import yaml
 from toy_speakers import small_options, write_corpus
 
-from espnet_ext.bin.train import main
+from espnet_ext.bin.train import main, plain
+from espnet_ext.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,9 @@ def test_killed_in_the_middle_and_given_again(corpus, trained):
         training.send_signal(signal.SIGKILL)
         training.wait()
     assert not (output / "3epoch.pth").exists()
+    (output / ".checkpoint.pth.x1.tmp").write_bytes(b"half")  # what a kill during a save leaves
     assert main(small_options(corpus, output)) == 0
+    assert not list(output.glob(".*"))
     assert same(final_weights(trained), final_weights(output))
     stats = torch.load(output / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
     assert sorted(stats) == [1, 2, 3]
@@ -103,6 +106,21 @@ def test_another_model_in_the_same_folder_is_one_line(corpus, trained, capsys):
     assert main(small_options(corpus, trained, "--projector_conf", "output_size=9", "--max_epoch", "4")) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert "another model" in last and "--output_dir" in last
+
+
+def test_weights_of_another_shape_are_one_line(corpus, trained, tmp_path, capsys):
+    more = ["--init_param", str(trained / "3epoch.pth"), "--projector_conf", "output_size=9"]
+    assert main(small_options(corpus, tmp_path / "exp", *more)) == 2
+    assert "init_param: these weights belong to a model of another shape" in capsys.readouterr().err
+
+
+def test_what_pytorch_says_in_plain_words():
+    wrapped = "Caught AudioError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    assert plain(UserError(wrapped + "espnet_ext.audio.io.AudioError: x.wav: empty")) == "x.wav: empty"
+    assert plain(Exception("-- Process 1\nTraceback\n  x\nespnet_ext.errors.UserError: no disk")) == "no disk"
+    assert "lower batch_size" in plain(RuntimeError("CUDA out of memory. Tried to allocate"))
+    assert "lower num_workers" in plain(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."))
+    assert plain(RuntimeError("anything else")) is None
 
 
 def test_margin_follows_its_schedule(corpus, monkeypatch):
