@@ -14,7 +14,7 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", required=True, help="experiment folder: config.yaml and weights")
-    parser.add_argument("--model_file", help="weights in that folder (default: the best by EER)")
+    parser.add_argument("--model_file", help="weights, by path or by name in that folder (default: the best by EER)")
     parser.add_argument(
         "--scores", help="folder that `score` wrote: calibration, mean, cohort, RESULTS.md, results.json"
     )
@@ -33,12 +33,15 @@ def main(argv=None):
     from dataclasses import replace
 
     from espnet_ext.zoo.pack import pack
-    from espnet_ext.zoo.package import COMPANIONS, REPORTS, read_experiment
+    from espnet_ext.zoo.package import COMPANIONS, REPORTS, read_experiment, read_files
 
     folder = Path(args.exp)
     if not folder.is_dir():
         raise UserError(f"--exp {folder}: no such folder; train the model first")
-    package = read_experiment(folder, args.model_file)
+    if args.model_file and Path(args.model_file).is_file():
+        package = read_files(folder / "config.yaml", args.model_file)
+    else:
+        package = read_experiment(folder, args.model_file)
     extras = [Path(path) for path in args.extra]
     if args.scores:
         scores = Path(args.scores)

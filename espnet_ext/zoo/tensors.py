@@ -32,7 +32,7 @@ def load_tensors(path: str | Path, device: str = "cpu") -> "dict[str, torch.Tens
         if "GLOBAL" in str(error):  # torch names the function or class that the file wanted called
             reason = "it holds Python objects that would run code on loading; a package has to hold tensors only"
         else:
-            reason = "it is no weights file, or is damaged (truncated?); copy or download it again"
+            reason = "it is damaged (truncated?), or holds other things than tensors; copy or download it again"
         raise UserError(f"{path}: refused, {reason}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: is no whole weights file (truncated?); copy or download it again") from error

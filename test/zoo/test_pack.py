@@ -47,7 +47,10 @@ def exp(tmp_path):
 
 
 def pack(exp, out) -> int:
-    return pack_command.main(["--exp", str(exp), "--scores", str(exp / "scores"), "--out", str(out)])
+    weights = str(exp / "valid.eer.best.pth")
+    return pack_command.main(
+        ["--exp", str(exp), "--model_file", weights, "--scores", str(exp / "scores"), "--out", str(out)]
+    )
 
 
 def test_a_package_loads_elsewhere_when_everything_else_is_gone(exp, tmp_path):
