@@ -10,6 +10,7 @@ import time
 import kaldiio
 import numpy as np
 import pytest
+from small_disk import small_disk  # noqa: F401
 
 from espnet_ext.bin.score import main
 from espnet_ext.metrics.calibration import Calibration
@@ -213,6 +214,21 @@ def test_killed_then_the_same_command(sets):
     assert main(arguments(folder, sets)) == 0
     assert (folder / "exp" / "RESULTS.md").exists()
     assert len(written.read_text().splitlines()) == 60 * 59 // 2
+
+
+def test_full_disk_then_the_same_command(sets, small_disk, capsys):  # noqa: F811
+    folder, sets = sets
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(900_000))
+    words = arguments(folder, sets)
+    words[1] = str(small_disk / "exp")
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no space left on the disk while writing" in error
+    assert not (small_disk / "exp" / "RESULTS.md").exists()
+    filler.unlink()
+    assert main(words) == 0
+    assert (small_disk / "exp" / "RESULTS.md").exists()
 
 
 def test_help_is_fast_and_needs_no_torch():
