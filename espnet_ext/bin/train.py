@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from espnet_ext.tasks.config import parse_args
 
     args = parse_args(task, argv[1:])
+    if not (args.print_config or args.dry_run or args.multiprocessing_distributed):
+        # Distributed processes log by themselves, as ESPnet has them do.
+        from espnet_ext.train.console import start
+
+        start(args.output_dir, args.log_level)
     try:
         task.main(args=args)
     except Exception as error:
