@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from espnet_ext.files import atomic_write
@@ -36,8 +37,6 @@ def run_info(seed: int | None = None, config: str | os.PathLike | None = None, *
     packages = {}
     for name in ("espnet", "torch", "numpy"):
         # Metadata only: importing torch for its version would cost seconds.
-        from importlib.metadata import PackageNotFoundError, version
-
         try:
             packages[name] = version(name)
         except PackageNotFoundError:

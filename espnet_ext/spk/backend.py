@@ -125,10 +125,8 @@ class Backend:
         if self.calibrations:
             base = columns[self.default]
             columns["calibrated"] = self.calibrations[self.default].llr(base)
-            fusion = self.calibrations["qmf"]
             features = prepared.features(base, enroll, test)
-            if list(features) == fusion.names:
-                columns["qmf"] = fusion.llr(np.stack(list(features.values()), axis=1))
+            columns["qmf"] = self.calibrations["qmf"].llr(np.stack(list(features.values()), axis=1))
         return columns
 
     def save(self, folder: str | os.PathLike, p_target: float = 0.05) -> None:

@@ -185,6 +185,10 @@ def learn_backend(
     if dev:
         for one in sets:
             check_disjoint(one, dev.table, "development")
+        if any(one.duration_s is None for one in [*sets, dev]):
+            # One fusion serves all sets, so it uses what is known of all of them.
+            for one in [*sets, dev]:
+                one.duration_s = None
         (trials,) = dev.lists
         try:
             backend.fit(dev.prepare(backend), trials.enroll, trials.test, trials.labels, p_target)

@@ -135,6 +135,17 @@ def test_without_dev_and_cohort_there_is_only_the_raw_score(sets, capsys):
     assert not left & {"calibration.json", "cohort.npy", "embedding_mean.npy"}, "of an earlier run"
 
 
+def test_fusion_uses_durations_only_where_all_sets_have_them(sets, capsys):
+    folder, sets = sets
+    assert main(arguments(folder, sets)) == 0
+    assert "duration_ratio" in (folder / "exp" / "RESULTS.md").read_text()
+    (sets["test"][1].parent / "utt2num_samples").unlink()
+    assert main(arguments(folder, sets)) == 0
+    report = (folder / "exp" / "RESULTS.md").read_text()
+    assert "duration_ratio" not in report and "log_magnitude_min" in report
+    assert "QMF fusion" in capsys.readouterr().out
+
+
 def test_crops_and_espnets_distance(sets, capsys):
     folder, sets = sets
     for scp, _ in sets.values():

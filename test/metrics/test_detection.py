@@ -55,6 +55,14 @@ def test_eer_and_min_dcf_equal_brute_force_and_sklearn(seed):
         assert min_dcf(scores, labels, p_target, c_fa=c_fa) == pytest.approx(curve, abs=1e-12)
 
 
+def test_min_dcf_equals_espnets_without_ties():
+    peer = pytest.importorskip("espnet2.utils.eer")
+    scores, labels = make_trials(np.random.default_rng(6))
+    for p_target in (0.01, 0.05):
+        expected = peer.ComputeMinDcf(*peer.ComputeErrorRates(scores.tolist(), labels.tolist()), p_target, 1, 1)[0]
+        assert min_dcf(scores, labels, p_target) == pytest.approx(expected, abs=1e-9)
+
+
 @pytest.mark.parametrize("decimals", [0, 1])
 def test_ties_are_never_split(decimals):
     rng = np.random.default_rng(1)
