@@ -40,7 +40,7 @@ def draw_session(rng: np.random.Generator) -> Session:
         rt60_s=float(rng.uniform(0.1, 0.5)),
         response=draw_microphone(rng),
         noise=NOISES[rng.integers(len(NOISES))],
-        snr_db=float(rng.uniform(8, 25)),
+        snr_db=float(rng.uniform(4, 20)),
     )
 
 

@@ -37,15 +37,15 @@ class Voice:
 
 
 _TONE_HZ = (300, 1000, 2200, 4000)
-_MEAN_PITCH_HZ = {"m": 118.0, "f": 190.0}
-_TRACT_SCALE = {"m": 0.98, "f": 1.12}  # all formants of a shorter vocal tract are higher
+_MEAN_PITCH_HZ = {"m": 130.0, "f": 177.0}
+_TRACT_SCALE = {"m": 1.01, "f": 1.09}  # all formants of a shorter vocal tract are higher
 
 
 def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
     """Draw a speaker; ``gender`` is ``m`` or ``f``."""
     scale = _TRACT_SCALE[gender] * np.exp(rng.normal(0, 0.05))
-    frequency = 100 * scale * np.exp(rng.normal(0, [0.05, 0.05, 0.05, 0.04, 0.03, 0.03, 0.03, 0.03]))
-    height = 100 * np.exp(rng.normal(0, 0.15, NUM_FORMANTS))
+    frequency = 100 * scale * np.exp(rng.normal(0, [0.06, 0.06, 0.06, 0.05, 0.04, 0.04, 0.04, 0.04]))
+    height = 100 * np.exp(rng.normal(0, 0.20, NUM_FORMANTS))
     width = 100 * np.exp(rng.normal(0, 0.20, NUM_FORMANTS))
     return Voice(
         gender=gender,
@@ -54,7 +54,7 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
         pitch_range=float(rng.uniform(1.25, 1.9)),
         rate_wpm=float(rng.normal(165, 16)),
         formants=np.stack([frequency, height, width]),
-        tone_db=rng.normal([0, -1, -3, -5], [0, 2.0, 3.0, 3.0]),
+        tone_db=rng.normal([0, -1, -3, -5], [0, 2.5, 3.5, 3.5]),
         voicing=int(rng.integers(75, 126)),
         consonants=int(rng.integers(75, 126)),
         breath=int(rng.choice([0, 0, 1, 2, 4])),
@@ -65,11 +65,11 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
 
 def utterance_voice(voice: Voice, rng: np.random.Generator) -> dict:
     """Draw how the speaker sounds in one utterance: the arguments of ``Espeak.synthesise`` besides the text."""
-    pitch_hz = voice.pitch_hz * 2 ** rng.normal(0, 2.0 / 12)
+    pitch_hz = voice.pitch_hz * 2 ** rng.normal(0, 2.5 / 12)
     lively = voice.pitch_range ** rng.uniform(0.5, 1.2)
     frequency, height, width = voice.formants * np.exp(rng.normal(0, [[0.015], [0.04], [0.05]], (3, NUM_FORMANTS)))
     # Vocal effort: a louder voice has a flatter spectrum.
-    tone_db = voice.tone_db + rng.normal(0, 3.0) * np.array([0, 0.4, 0.8, 1.0])
+    tone_db = voice.tone_db + rng.normal(0, 4.0) * np.array([0, 0.4, 0.8, 1.0])
     attributes = [f"pitch {pitch_hz / lively**0.5:.0f} {pitch_hz * lively**0.5:.0f}"]
     attributes.append("formant 0 " + " ".join(f"{x[0]:.0f}" for x in (frequency, height, width)))
     attributes += [f"formant {i + 1} {frequency[i]:.0f} {height[i]:.0f} {width[i]:.0f}" for i in range(NUM_FORMANTS)]
@@ -85,7 +85,7 @@ def utterance_voice(voice: Voice, rng: np.random.Generator) -> dict:
         attributes.append("breath 0 " + " ".join([str(voice.breath)] * 7))
     return {
         "voice": voice.accent,
-        "volume": 30,  # no voice clips; channel.py sets the level
+        "volume": 20,  # no voice clips; channel.py sets the level
         "rate_wpm": int(np.clip(voice.rate_wpm * np.exp(rng.normal(0, 0.10)), 110, 260)),
         "attributes": tuple(attributes),
         "seed": int(rng.integers(1, 2**31)),
