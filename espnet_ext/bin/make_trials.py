@@ -61,12 +61,14 @@ def main(argv=None):
                 table = {"cross_session": "utt2session", "same_gender": "spk2gender"}[condition]
                 raise UserError(f"--conditions {condition} needs the table {table}")
             lists[args.out.with_name(f"{args.out.name}.{condition}")] = pairing.subset(condition)
+        for path, trials in lists.items():
+            num_targets = int(trials.labels.sum())
+            if not 0 < num_targets < len(trials):
+                raise UserError(f"{path.name} would have {num_targets} target trials of {len(trials)}; leave it out")
     except UserError as error:
         raise UserError(f"{args.data}: {error}") from None
     for path, trials in lists.items():
         num_targets = int(trials.labels.sum())
-        if not 0 < num_targets < len(trials):
-            raise UserError(f"{args.data}: {path.name} would have {num_targets} target trials of {len(trials)}")
         write_trials(path, trials)
         print(f"{path}: {len(trials)} trials, {num_targets} target and {len(trials) - num_targets} non-target")
     print(f"{pairing.num_speakers} speakers, {pairing.num_target_speakers} of them with target trials")

@@ -152,3 +152,12 @@ def test_incomplete_gender_table():
     utt2spk, _, _ = make_tables(3, 2)
     with pytest.raises(UserError, match="spk2gender has no line for 's01'"):
         choose_trials(utt2spk, 10, spk2gender={"s00": "f"})
+
+
+def test_a_condition_that_holds_no_target_writes_nothing(tmp_path, capsys):
+    utt2spk, _, _ = make_tables(3, 2)
+    write_tables(tmp_path, utt2spk=utt2spk, utt2session={utt: spk for utt, spk in utt2spk.items()})
+    words = ["--data", str(tmp_path), "--out", str(tmp_path / "trials"), "--conditions", "cross_session"]
+    assert main(words) == 2
+    assert "trials.cross_session would have 0 target trials" in capsys.readouterr().err
+    assert not (tmp_path / "trials").exists()

@@ -97,13 +97,14 @@ if stage 5 infer "one embedding per utterance -> exp/…/embeddings/"; then
             python -m espnet_ext.bin.embed --model_file "${exp}/${inference_model}" --data "dump/${name}" \
             --out "${out}" --shard "JOB/${nj}" --num_crops "${num_crops}" --crop_s "${crop_s}" --device "${device}"
     done
-    for name in ${test_sets}; do # what the table is to be compared with: no model, only MFCC statistics
+    # What the table is to be compared with: no model, only MFCC statistics, standardised by those of the dev set.
+    for name in ${dev_set} ${test_sets}; do
         run python -m espnet_ext.bin.embed --floor mfcc --data "dump/${name}" --out "${expdir}/mfcc/${name}"
     done
 fi
 
 if stage 6 score "EER, minDCF and Cllr; raw, AS-norm, calibrated -> exp/…/RESULTS.md"; then
-    tests=() floor=()
+    tests=() floor=("${expdir}/mfcc/${dev_set}/embedding.scp")
     for name in ${test_sets}; do
         require "${exp}/embeddings/${name}/embedding.scp" "stage 5 (infer)"
         tests+=(--test "${name}" "${exp}/embeddings/${name}/embedding.scp" "dump/${name}"/trials*)
