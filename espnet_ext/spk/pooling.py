@@ -7,6 +7,7 @@ None when nothing is padded. One frame is enough: its deviation is the floor, sq
 """
 
 import torch
+import torch.nn.functional as F
 from espnet2.spk.pooling.chn_attn_stat_pooling import ChnAttnStatPooling as EspnetChnAttnStatPooling
 from espnet2.spk.pooling.mean_pooling import MeanPooling as EspnetMeanPooling
 from espnet2.spk.pooling.stat_pooling import StatsPooling as EspnetStatsPooling
@@ -52,11 +53,14 @@ class ChnAttnStatPooling(EspnetChnAttnStatPooling):
 
     def forward(self, x: torch.Tensor, feat_lengths: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, size, frames) -> (batch, 2 size)."""
-        num_frames = x.size(-1)
-        pad = padding_mask(feat_lengths, num_frames)
+        pad = padding_mask(feat_lengths, x.size(-1))
         values = x.float()
-        context = [part.expand(-1, -1, num_frames) for part in mean_and_deviation(values, pad)]
-        scores = self.attention(torch.cat((values, *context), dim=1)).float()
+        first, relu, norm, last = self.attention
+        # Mean and deviation are the same in every frame: their part of the convolution is computed once, not per frame.
+        frame_part, context_part = first.weight.split((x.size(1), 2 * x.size(1)), dim=1)
+        context = torch.cat(mean_and_deviation(values, pad), dim=1)
+        hidden = F.conv1d(values, frame_part, first.bias) + F.conv1d(context, context_part)
+        scores = last(norm(relu(hidden))).float()
         if pad is not None:
             scores = scores.masked_fill(pad, float("-inf"))
             values = zero_padding(values, pad)
