@@ -4,18 +4,18 @@ import errno
 import functools
 import os
 import sys
-from typing import Callable, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
     """A mistake of the user. The message is one line: what is wrong, where, and how to mend it."""
 
 
-def cli(main: Callable[[Optional[Sequence[str]]], Optional[int]]) -> Callable[..., int]:
-    """Wrap a command's ``main(argv=None)`` so that a ``UserError`` or a full disk prints one line and gives exit code 2."""
+def cli(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
+    """Wrap ``main(argv=None)`` so that a ``UserError`` or a full disk prints one line and gives exit code 2."""
 
     @functools.wraps(main)
-    def wrapped(argv: Optional[Sequence[str]] = None) -> int:
+    def wrapped(argv: Sequence[str] | None = None) -> int:
         command = main.__module__.rpartition(".")[2]
         if command == "__main__":
             command = os.path.splitext(os.path.basename(sys.argv[0]))[0]
