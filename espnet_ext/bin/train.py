@@ -82,6 +82,9 @@ def plain(error: Exception) -> str | None:
             return found.group(2)
     elif isinstance(error, UserError):
         return message
+    elif type(error).__name__ == "TypeCheckError":
+        # ESPnet checks the arguments of its classes by typeguard: 'argument "ndim" (str) is not an instance of int'.
+        return f"the configuration holds a value of the wrong kind: {message.splitlines()[0]}"
     return next((said for pattern, said in _PLAIN if re.search(pattern, message)), None)
 
 

@@ -164,6 +164,7 @@ class SpeakerTask(Task):
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:
         complete_data(cls, args)
+        super().complete(args)
 
     @classmethod
     def build_preprocess_fn(cls, args: argparse.Namespace, train: bool):

@@ -81,6 +81,7 @@ def test_mistakes_in_yaml(fail, text, says):
         (["--batch_size", "1"], "batch_size: 1 is too small"),
         (["--target_duration", "3", "--preprocessor_conf", "target_duration=6"], "keep one of them"),
         (["--preprocessor_conf", "noise_apply_prob=0.5"], "noise_info names no files"),
+        (["--encoder_conf", "ndim=wide"], 'a value of the wrong kind: argument "ndim" (str)'),
         (["--output_dir", ""], "--output_dir is missing"),
         (["--train_data_path_and_name_and_type", "/nowhere,speech,text"], "/nowhere does not exist"),
         (["--use_amp", "true", "--autocast", "bfloat16"], "exclude each other"),
