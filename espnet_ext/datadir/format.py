@@ -23,7 +23,7 @@ from espnet_ext.files import atomic_write
 # Below this a whole utterance is silent: 16-bit audio has its last bit at -90 dBFS.
 SILENCE_DB = -80.0
 # Utterances that a worker does at once: lost when it is killed, so not many.
-_CHUNK = 16
+_CHUNK = 4
 _AS_IT_IS = ("WAV", "WAVEX", "FLAC")
 
 

@@ -21,6 +21,7 @@ from espnet_ext.datadir.tableset import (
     table_names,
 )
 from espnet_ext.datadir.trials import Trials, read_trials, write_trials
+from espnet_ext.datadir.validate import validate
 from espnet_ext.errors import UserError
 
 Path_ = str | os.PathLike
@@ -29,6 +30,12 @@ Path_ = str | os.PathLike
 def shuffled(names: Iterable[str], seed: int) -> list[str]:
     """Return names in an order that depends only on the names and the seed, whatever the Python version."""
     return sorted(names, key=lambda name: (hashlib.sha256(f"{seed} {name}".encode()).digest(), name))
+
+
+def _load(source: Path_) -> Tables:
+    """Read the tables of a directory that has no problem; audio files are not looked for."""
+    validate(source, text=False, spk_sort=False, non_print=True, files=False, allow_commands=True)
+    return read_tables(source)
 
 
 def write_part(source: Path_, path: Path_, tables: Tables, utterances: Collection[str]) -> DataDir:
@@ -76,7 +83,7 @@ def subset(
     ``first``, ``last``, ``shortest``; ``per_spk``: ``num`` random ones of each speaker (all, where he has fewer);
     ``speakers``: whole random speakers until there are at least ``num`` utterances (Kaldi's meaning).
     """
-    tables = read_tables(source)
+    tables = _load(source)
     utt2spk = tables["utt2spk"]
     if utterances is None and speakers is None and (num is None or num < 1):
         raise UserError(f"{path}: say how many utterances (at least 1), or give a list of utterances or speakers")
@@ -123,7 +130,7 @@ def split(source: Path_, num: int, per_utt: bool = False) -> list[Path]:
     ``<source>/split<num>/1 … num`` holds whole speakers each, ``<source>/split<num>utt/…`` with ``per_utt`` cuts
     through speakers. Parts left by an earlier split into the same folder are removed.
     """
-    tables = read_tables(source)
+    tables = _load(source)
     spk2utt = spk2utt_of(tables["utt2spk"])
     units = [[utt] for utt in sorted(tables["utt2spk"])] if per_utt else list(spk2utt.values())
     if not 1 <= num <= len(units):
@@ -162,7 +169,7 @@ def combine(path: Path_, sources: Sequence[Path_]) -> list[str]:
     of the others. A key that two sources give different values raises ``UserError``. Trial lists are not combined.
     """
     _check_apart(path, sources)
-    sets = [read_tables(source) for source in sources]
+    sets = [_load(source) for source in sources]
     if any("segments" in tables for tables in sets):
         for tables in sets:
             tables.setdefault("segments", {utt: f"{utt} 0 -1" for utt in tables["wav.scp"]})
@@ -189,7 +196,7 @@ def copy(source: Path_, path: Path_, utt_prefix: str = "", spk_prefix: str = "")
 
     Recording ids change with the utterances where there are no ``segments``, and stay where there are (as in Kaldi).
     """
-    tables = read_tables(source)
+    tables = _load(source)
     prefix = {UTTERANCE: utt_prefix, SPEAKER: spk_prefix, RECORDING: ""}
     kinds = {name: kind_of(name, "segments" in tables) for name in tables}
     copied = {name: {prefix[kinds[name]] + key: value for key, value in tables[name].items()} for name in tables}
@@ -210,7 +217,7 @@ def split_speakers(source: Path_, train: Path_, dev: Path_, num_dev_speakers: in
     Dev speakers are drawn by ``seed`` from those with at least two utterances, which target trials need. Raises
     ``UserError`` where fewer than two speakers would be left on either side.
     """
-    tables = read_tables(source)
+    tables = _load(source)
     spk2utt = spk2utt_of(tables["utt2spk"])
     eligible = [speaker for speaker, utts in spk2utt.items() if len(utts) > 1]
     if num_dev_speakers < 2:
