@@ -12,6 +12,11 @@ import numpy as np
 import soundfile
 
 ROOT = Path(__file__).resolve().parents[2]
+# Training options that make any ECAPA configuration small enough for a test.
+TINY = (
+    "--max_epoch 2 --batch_size 8 --num_workers 0 --preprocessor_conf target_duration=0.5 --encoder_conf ndim=16 "
+    "--encoder_conf output_size=24 --projector_conf output_size=8"
+)
 
 
 def data_prep(recipe):

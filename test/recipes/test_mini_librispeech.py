@@ -1,13 +1,14 @@
 """Data preparation of egs2/mini_librispeech: on small trees in its layout, and on the real part where that is."""
 
 import hashlib
+import json
 import subprocess
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import ROOT, data_prep, librispeech, voice, write
+from corpora import ROOT, TINY, checkout, data_prep, librispeech, run, voice, write
 
 from espnet_ext.audio.io import audio_info, read_audio
 from espnet_ext.datadir import DataDir
@@ -102,6 +103,17 @@ def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys):
     (tmp_path / "down" / "dev-clean.tar.gz").unlink()
     assert module.main(["--url", (tmp_path / "site").as_uri(), *folders]) == 2
     assert "MD5" in capsys.readouterr().err
+
+
+def test_every_stage(tmp_path):
+    corpus = librispeech(tmp_path / "official é", {"train-clean-100": TRAIN, "test-clean": TEST})
+    recipe = checkout(tmp_path / "here", "mini_librispeech/spk1") / "egs2/mini_librispeech/spk1"
+    options = "--local_data_opts '--num_dev_speakers 3 --num_test_speakers 4' --num_bootstrap 20"
+    run(f"./run.sh --corpus '{corpus}' {options} --train_args '{TINY}'", recipe)
+    exp = recipe / "exp/spk_train_ecapa_small"
+    rows = json.loads((exp / "results.json").read_text())["results"]
+    assert {row["where"]["condition"] for row in rows} == {"all", "cross_session", "same_gender"}
+    assert "MFCC" in (exp / "RESULTS.md").read_text() and (recipe / "exp/spk_train_ecapa_small.zip").is_file()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not here")

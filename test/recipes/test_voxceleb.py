@@ -3,12 +3,7 @@
 import json
 import shutil
 
-from corpora import checkout, run, voxceleb
-
-TINY = (
-    "--max_epoch 1 --batch_size 8 --num_workers 0 --preprocessor_conf target_duration=0.5 --encoder_conf ndim=16 "
-    "--encoder_conf output_size=24 --projector_conf output_size=8"
-)
+from corpora import TINY, checkout, run, voxceleb
 
 
 def test_every_stage(tmp_path):
