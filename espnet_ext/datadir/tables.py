@@ -12,7 +12,9 @@ from espnet_ext.files import atomic_write
 
 # Only these two separate a key from its value: str.split() would also cut at a no-break space inside a Unicode path.
 BLANKS = " \t"
-_FIRST_BLANK = re.compile(r"[ \t]+")
+_BLANK_RUN = re.compile(r"[ \t]+")
+_NOT_IN_KEY = re.compile(r"[ \t\r\n]")
+_NOT_IN_VALUE = re.compile(r"[\r\n]")
 
 
 def fix_command(path: str | os.PathLike) -> str:
@@ -46,8 +48,11 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
 
 def split_key(line: str) -> tuple[str, str]:
     """Split ``key value`` at the first blank; the value keeps its inner blanks and is empty where there is none."""
-    parts = _FIRST_BLANK.split(line, maxsplit=1)
-    return parts[0], parts[1].rstrip(BLANKS) if len(parts) > 1 else ""
+    key, _, value = line.partition(" ")
+    if "\t" in line or value[:1] == " ":  # rare, and slower: a tab, or several blanks
+        parts = _BLANK_RUN.split(line, maxsplit=1)
+        key, value = parts[0], parts[1] if len(parts) > 1 else ""
+    return key, value.rstrip(BLANKS)
 
 
 class Row(NamedTuple):
@@ -102,8 +107,8 @@ def table_lines(path: str | os.PathLike, table: Mapping[str, object]) -> Iterato
     # Sorting str by code point is sorting UTF-8 by byte, which is what `LC_ALL=C sort` does.
     for key in sorted(table):
         value = str(table[key])
-        if not key or _FIRST_BLANK.search(key) or "\n" in key or "\r" in key:
+        if not key or _NOT_IN_KEY.search(key):
             raise UserError(f"{path}: {key!r} cannot be a key: it is empty or holds a blank or a line end")
-        if "\n" in value or "\r" in value:
+        if _NOT_IN_VALUE.search(value):
             raise UserError(f"{path}: the value of {key!r} holds a line end: {value!r}")
         yield f"{key} {value}\n" if value else f"{key}\n"

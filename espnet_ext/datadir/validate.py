@@ -89,22 +89,22 @@ def _read(path: Path, problems: list[str]) -> Rows:
     previous, sorted_so_far = "", True
     try:
         for row in read_rows(path):
-            where = f"{path} line {row.number}"
             if row.problem:
-                problems.append(f"{where}: {row.problem}; mend it: {fix_command(path)}")
+                problems.append(f"{path} line {row.number}: {row.problem}; mend it: {fix_command(path)}")
             if not row.key:
                 continue
             if row.key in rows:
                 first = rows[row.key]
                 same = "the same" if first.value == row.value else "another"
                 problems.append(
-                    f"{where}: key {row.key!r} was on line {first.number} with {same} value; "
+                    f"{path} line {row.number}: key {row.key!r} was on line {first.number} with {same} value; "
                     + (f"mend it: {fix_command(path)}" if same == "the same" else "delete the wrong line")
                 )
                 continue
             if sorted_so_far and row.key < previous:
                 problems.append(
-                    f"{where}: key {row.key!r} is not in C order after {previous!r}; mend it: {fix_command(path)}"
+                    f"{path} line {row.number}: key {row.key!r} is not in C order after {previous!r}; "
+                    f"mend it: {fix_command(path)}"
                 )
                 sorted_so_far = False
             previous = row.key
