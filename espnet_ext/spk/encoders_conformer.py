@@ -98,21 +98,14 @@ class MfaConformerEncoder(EspnetMfaConformerEncoder):
         )
         self.max_pos_emb_len = max_pos_emb_len
         self.frame_wise_feed_forward = positionwise_layer_type == "linear"
-        self.min_frames = 1
-        for conv in reversed(self._subsampling()):
-            self.min_frames = (self.min_frames - 1) * conv.stride[0] + conv.kernel_size[0]
-
-    def _subsampling(self) -> list[torch.nn.Conv2d]:
-        return [layer for layer in self.embed.conv if isinstance(layer, torch.nn.Conv2d)]
+        self.min_frames = shortest_input(self.embed)
 
     def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
         """(batch, frames, features) -> (batch, num_blocks * output_size, frames after subsampling)."""
-        if lengths is not None and not self._can_mask(x.size(1)):
-            return self._one_by_one(x, lengths)
-        for conv in self._subsampling():
-            # The convolutions add no padding of their own, so every valid output saw valid frames only.
-            lengths = layer_lengths(lengths, conv.kernel_size[0], conv.stride[0])
-        x, positions = self._embed(x)
+        can_mask = not self.training and self.frame_wise_feed_forward and x.size(1) <= self.max_pos_emb_len
+        if lengths is not None and not can_mask:
+            return one_by_one(self, x, lengths)
+        x, positions, lengths = embed_frames(self.embed, x, lengths, self.max_pos_emb_len)
         pad = padding_mask(lengths, x.size(1))
         outputs = []
         for layer in self.encoders:
@@ -124,27 +117,45 @@ class MfaConformerEncoder(EspnetMfaConformerEncoder):
             outputs.append(x)
         return self.ln(torch.cat(outputs, dim=-1)).transpose(1, 2), lengths
 
-    def _can_mask(self, num_frames: int) -> bool:
-        """Tell whether the masked layers below cover this case: evaluation, linear feed-forward, positions in table."""
-        return not self.training and self.frame_wise_feed_forward and num_frames <= self.max_pos_emb_len
 
-    def _one_by_one(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alone = [self.forward(one[None, :n])[0][0].T for one, n in zip(x, lengths.tolist(), strict=True)]
-        sizes = torch.tensor([len(one) for one in alone], device=lengths.device)
-        return torch.nn.utils.rnn.pad_sequence(alone, batch_first=True).transpose(1, 2), sizes
+def time_convolutions(embed: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    """Return the convolutions over (frames, features) of one of ESPnet's ``Conv2dSubsampling*``."""
+    return [layer for layer in embed.conv if isinstance(layer, torch.nn.Conv2d)]
 
-    def _embed(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Subsample and add positions: (batch, frames', output_size) and the relative positions, if there are any."""
-        x = self.embed.conv(x.unsqueeze(1)).transpose(1, 2).flatten(2)
-        linear, positional = (
-            self.embed.out if isinstance(self.embed.out, torch.nn.Sequential) else (self.embed.out, self.embed.pos_enc)
-        )
-        x = linear(x)
-        if isinstance(positional, LegacyRelPositionalEncoding):
-            table = legacy_positions(x, self.max_pos_emb_len)
-            return positional.dropout(x * positional.xscale), positional.dropout(table)
-        x = positional(x)
-        return x if isinstance(x, tuple) else (x, None)
+
+def shortest_input(embed: torch.nn.Module) -> int:
+    """Return the smallest number of frames of which the subsampling makes one."""
+    frames = 1
+    for conv in reversed(time_convolutions(embed)):
+        frames = (frames - 1) * conv.stride[0] + conv.kernel_size[0]
+    return frames
+
+
+def embed_frames(
+    embed: torch.nn.Module, x: torch.Tensor, lengths: Lengths, max_len: int
+) -> tuple[torch.Tensor, torch.Tensor | None, Lengths]:
+    """Subsample x (batch, frames, features) and add positions.
+
+    Returns (batch, frames', size), the relative positions if there are any, and the lengths in frames'.
+    """
+    for conv in time_convolutions(embed):
+        # The convolutions add no padding of their own, so every valid output saw valid frames only.
+        lengths = layer_lengths(lengths, conv.kernel_size[0], conv.stride[0])
+    x = embed.conv(x.unsqueeze(1)).transpose(1, 2).flatten(2)
+    linear, positional = embed.out if isinstance(embed.out, torch.nn.Sequential) else (embed.out, embed.pos_enc)
+    x = linear(x)
+    if isinstance(positional, LegacyRelPositionalEncoding):
+        table = legacy_positions(x, max_len)
+        return positional.dropout(x * positional.xscale), positional.dropout(table), lengths
+    x = positional(x)
+    return (*x, lengths) if isinstance(x, tuple) else (x, None, lengths)
+
+
+def one_by_one(encoder: torch.nn.Module, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run ``encoder`` on each utterance alone: where no masked layers exist (training with padding, rare options)."""
+    alone = [encoder(one[None, :n])[0][0].T for one, n in zip(x, lengths.tolist(), strict=True)]
+    sizes = torch.tensor([len(one) for one in alone], device=lengths.device)
+    return torch.nn.utils.rnn.pad_sequence(alone, batch_first=True).transpose(1, 2), sizes
 
 
 def legacy_positions(x: torch.Tensor, max_len: int) -> torch.Tensor:
@@ -154,7 +165,8 @@ def legacy_positions(x: torch.Tensor, max_len: int) -> torch.Tensor:
     utterance changes the embeddings of all later ones; this is computed anew.
     """
     frames, size = x.size(1), x.size(2)
-    position = torch.sym_max(max_len, frames) - 1 - torch.arange(frames, device=x.device, dtype=torch.float32)
+    longest = max(max_len, frames) if isinstance(frames, int) else torch.sym_max(max_len, frames)  # symbolic in exports
+    position = longest - 1 - torch.arange(frames, device=x.device, dtype=torch.float32)
     rate = torch.exp(torch.arange(0, size, 2, dtype=torch.float32, device=x.device) * -(math.log(10000.0) / size))
     angle = position[:, None] * rate
     return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1)[None].to(x.dtype)
@@ -170,20 +182,24 @@ def conformer_layer(
             return x + scale * function(norm(x))
         return norm(x + scale * function(x))
 
-    def attend(x: torch.Tensor) -> torch.Tensor:
-        if positions is None:
-            return layer.self_attn(x, x, x, ~pad)
-        if isinstance(layer.self_attn, LegacyRelPositionMultiHeadedAttention):
-            return legacy_attention(layer.self_attn, x, positions, pad)
-        return layer.self_attn(x, x, x, positions, ~pad)
-
     if layer.feed_forward_macaron is not None:
         x = residual(x, layer.norm_ff_macaron, layer.feed_forward_macaron, layer.ff_scale)
-    x = residual(x, layer.norm_mha, attend)
+    x = residual(x, layer.norm_mha, lambda y: attend(layer.self_attn, y, positions, pad))
     if layer.conv_module is not None:
         x = residual(x, layer.norm_conv, lambda y: convolution(layer.conv_module, y, pad))
     x = residual(x, layer.norm_ff, layer.feed_forward, layer.ff_scale)
     return x if layer.conv_module is None else layer.norm_final(x)
+
+
+def attend(
+    attention: torch.nn.Module, x: torch.Tensor, positions: torch.Tensor | None, pad: torch.Tensor
+) -> torch.Tensor:
+    """Self-attention of x (batch, frames, size) over valid frames, with any of ESPnet's kinds of positions."""
+    if positions is None:
+        return attention(x, x, x, ~pad)
+    if isinstance(attention, LegacyRelPositionMultiHeadedAttention):
+        return legacy_attention(attention, x, positions, pad)
+    return attention(x, x, x, positions, ~pad)
 
 
 def convolution(module: ConvolutionModule, x: torch.Tensor, pad: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,14 @@ is padded. None costs nothing: the layers then run exactly as in ESPnet, which a
 import torch
 
 
-def true_lengths(lengths: torch.Tensor | None, size: int) -> torch.Tensor | None:
-    """Return ``lengths`` as int64 when something is padded to ``size``, else None (one read back from the device)."""
-    if lengths is None or bool((lengths == size).all()):
+def true_lengths(lengths: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
+    """Return ``lengths`` (batch,) as int64 beside x (batch, size, …) when something in x is padding, else None.
+
+    Costs one read back from the device.
+    """
+    if lengths is None or bool((lengths == x.size(1)).all()):
         return None
-    return lengths.long()
+    return lengths.to(x.device, torch.long)
 
 
 def padding_mask(lengths: torch.Tensor | None, num_frames: int) -> torch.Tensor | None:

@@ -68,7 +68,7 @@ class SpeakerModel(ESPnetSpeakerModel):
         nothing is padded; that path has no control flow on data (for export and torch.compile).
         """
         with one_utterance_norms(self, speech.size(0)):
-            lengths = true_lengths(lengths, speech.size(1))
+            lengths = true_lengths(lengths, speech)
             self._refuse_short(speech.size(1) if lengths is None else lengths, self.min_samples, "samples")
             feats, lengths = self.extract_feats(speech, lengths)
             self._refuse_short(feats.size(1) if lengths is None else lengths, self.encoder.min_frames, "frames")
@@ -130,7 +130,7 @@ class SpeakerModel(ESPnetSpeakerModel):
         **kwargs,
     ) -> dict[str, torch.Tensor]:
         """Return features and their lengths, for ESPnet's statistics stage."""
-        feats, lengths = self.extract_feats(speech, true_lengths(speech_lengths, speech.size(1)))
+        feats, lengths = self.extract_feats(speech, true_lengths(speech_lengths, speech))
         if lengths is None:
             lengths = torch.full((feats.size(0),), feats.size(1), dtype=torch.long, device=feats.device)
         return {"feats": feats, "feats_lengths": lengths}

@@ -46,6 +46,7 @@ encoder_choices = LazyChoices(
     "encoder",
     {
         "ecapa_tdnn": "espnet_ext.spk.encoders:EcapaTdnnEncoder",
+        "e_branchformer": "espnet_ext.spk.encoders_branchformer:EBranchformerEncoder",
         "identity": "espnet_ext.spk.encoders:IdentityEncoder",
         "mfaconformer": "espnet_ext.spk.encoders_conformer:MfaConformerEncoder",
         "rawnet3": "espnet_ext.spk.encoders:RawNet3Encoder",

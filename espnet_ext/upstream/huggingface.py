@@ -199,6 +199,9 @@ def _prepare(config: Any) -> Any:
 
 
 def _finish(model: torch.nn.Module) -> torch.nn.Module:
+    mask_vector = getattr(model, "masked_spec_embed", None)
+    if mask_vector is not None:
+        mask_vector.requires_grad = False  # never used here; distributed training waits for gradients of all the rest
     first = model.feature_extractor.conv_layers[0]
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, torch.nn.GroupNorm):

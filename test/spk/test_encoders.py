@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder as AsrEBranchformerEncoder
 from espnet2.spk.encoder import (
     conformer_encoder,
     ecapa_tdnn_encoder,
@@ -18,6 +19,7 @@ from espnet2.spk.pooling import chn_attn_stat_pooling, mean_pooling, stat_poolin
 from espnet_ext.errors import UserError
 from espnet_ext.spk.encoders import EcapaTdnnEncoder, IdentityEncoder, RawNet3Encoder, XvectorEncoder
 from espnet_ext.spk.encoders_2d import ResNetEncoder, SkaTdnnEncoder
+from espnet_ext.spk.encoders_branchformer import EBranchformerEncoder
 from espnet_ext.spk.encoders_conformer import MfaConformerEncoder, legacy_positions
 from espnet_ext.spk.pooling import ChnAttnStatPooling, MeanPooling, StatsPooling
 
@@ -78,6 +80,34 @@ ENCODERS = {
         lambda n: (n - 1) // 2 - 2,
     ),
 }
+EBF = {
+    "output_size": 16,
+    "attention_heads": 2,
+    "cgmlp_linear_units": 24,
+    "cgmlp_conv_kernel": 7,
+    "linear_units": 24,
+    "num_blocks": 2,
+    "use_ffn": True,
+    "macaron_ffn": True,
+    "merge_conv_kernel": 7,
+    "input_layer": "conv2d2",
+}
+
+
+class WholeAsr(AsrEBranchformerEncoder):
+    """ESPnet's ASR encoder called as its speaker encoders are: whole utterances in, frames last."""
+
+    def forward(self, x):
+        """(batch, frames, features) -> (batch, size, frames)."""
+        return super().forward(x, torch.tensor([x.size(1)] * len(x)))[0].transpose(1, 2)
+
+
+ENCODERS["e_branchformer"] = (
+    lambda size, **options: EBranchformerEncoder(size, **options, aggregate_layer=False),
+    WholeAsr,
+    EBF,
+    lambda n: (n - 1) // 2 - 2,
+)
 POOLINGS = {
     "mean": (MeanPooling, mean_pooling.MeanPooling),
     "stats": (StatsPooling, stat_pooling.StatsPooling),
@@ -163,6 +193,14 @@ def test_trains_with_padding(name):
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("name", ["ecapa_tdnn", "rawnet3", "mfa_legacy", "e_branchformer"])
+def test_compiles_in_one_graph(name):
+    encoder = build(name)[0]
+    x = torch.randn(2, 61, MELS)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x)[0], encoder(x)[0])
+
+
 @torch.no_grad()
 def test_absolute_positions_work():
     """ESPnet's encoder crashes here: it takes each layer's output for a pair."""
@@ -180,17 +218,30 @@ def test_absolute_positions_work():
 
 @torch.no_grad()
 def test_a_long_utterance_leaves_legacy_positions_alone():
-    encoder, twin = build("mfa_legacy")
+    options = {**MFA, "max_pos_emb_len": 40}  # so that long is not slow
+    encoder, twin = MfaConformerEncoder(MELS, **options).eval(), MFA_MODULE(MELS, **options).eval()
+    twin.load_state_dict(encoder.state_dict())
     x = torch.randn(1, 60, MELS)
     before, expected = encoder(x)[0], twin(x)
-    long = torch.randn(2, 10100, MELS)
-    lengths = torch.tensor([10100, 60])
+    long = torch.randn(2, 200, MELS)
+    lengths = torch.tensor([200, 60])
     together, frame_lengths = encoder(long, lengths)
     torch.testing.assert_close(together[1:, :, : frame_lengths[1]], encoder(long[1:, :60])[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(encoder(x)[0], before, rtol=0, atol=0)
     torch.testing.assert_close(before, expected, rtol=1e-5, atol=1e-5)
     twin(long[:1])
     assert (twin(x) - expected).abs().max() > 1e-4  # ESPnet's answer has changed
+
+
+@torch.no_grad()
+def test_branchformer_concatenates_its_layers():
+    encoder = EBranchformerEncoder(MELS, **EBF).eval()
+    x, lengths = torch.randn(2, 60, MELS), torch.tensor([60, 37])
+    y, frames = encoder(x, lengths)
+    assert y.size(1) == encoder.output_size() == 32 and encoder.after_norm.weight.shape == (32,)
+    torch.testing.assert_close(y[1:, :, : frames[1]], encoder(x[1:, :37])[0], rtol=1e-5, atol=1e-5)
+    dropped = EBranchformerEncoder(MELS, **EBF, layer_drop_rate=1.0).train()(x)[0]
+    torch.testing.assert_close(dropped[:, :16], dropped[:, 16:])  # every layer dropped: its input twice
 
 
 def test_legacy_positions_count_down_from_the_table():
@@ -218,6 +269,8 @@ def test_legacy_positions_count_down_from_the_table():
             "selfattn",
         ),
         (MfaConformerEncoder, {"cnn_module_kernel": 8}, "odd"),
+        (EBranchformerEncoder, {"input_layer": "linear"}, "input_layer must be conv2d"),
+        (EBranchformerEncoder, {"merge_conv_kernel": 4}, "odd"),
     ],
 )
 def test_wrong_options_are_refused_in_one_line(cls, options, says):

@@ -129,6 +129,7 @@ def test_joint_training_reaches_the_first_convolution(tmp_path, gradient_checkpo
     assert frontend.upstream.training and not frontend.frozen
     feats, _ = frontend(torch.randn(2, 500), torch.tensor([500, 400]))
     feats.square().sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in frontend.parameters())
     first = frontend.upstream.feature_extractor.conv_layers[0]
     assert first.conv.weight.grad.abs().sum() > 0 and first.layer_norm.weight.grad.isfinite().all()
     # ESPnet's freeze_param does the same as freeze
