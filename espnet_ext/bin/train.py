@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from espnet_ext.tasks.config import parse_args
 
     args = parse_args(task, argv[1:])
-    if not (args.print_config or args.dry_run or args.multiprocessing_distributed):
-        # Distributed processes log by themselves, as ESPnet has them do.
+    if not (args.print_config or args.dry_run or args.multiprocessing_distributed or args.dist_rank):
+        # Distributed processes log by themselves, as ESPnet has them do: the first one says what there is to say.
         from espnet_ext.train.console import start
 
         start(args.output_dir, args.log_level)

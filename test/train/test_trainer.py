@@ -187,3 +187,11 @@ def test_two_processes_train_and_validate_together(corpus, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], errors
     stats = torch.load(output / "checkpoint.pth", weights_only=False)["reporter"]["stats"][1]
     assert stats["valid"]["n_trials"] == 66 and 0 <= stats["valid"]["eer"] <= 100
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_in_bf16_compiled(corpus, tmp_path):
+    more = ["--ngpu", "1", "--autocast", "bfloat16", "--compile", "true"]
+    assert main(small_options(corpus, tmp_path / "exp", *more)) == 0
+    stats = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    assert stats[3]["train"]["loss"] < stats[1]["train"]["loss"] and stats[3]["valid"]["eer"] <= 50
