@@ -11,6 +11,7 @@ import numpy as np
 from espnet_ext.audio.io import audio_info, check_section, read_audio, section_length
 from espnet_ext.datadir.tables import fix_command, read_scp, write_scp
 from espnet_ext.datadir.trials import Trials, read_trials
+from espnet_ext.datadir.validate import validate
 from espnet_ext.errors import UserError
 
 
@@ -109,6 +110,10 @@ class DataDir:
         trials = read_trials(self.path / name)
         trials.check(self.utterances, self.path / name, str(self.path))
         return trials
+
+    def check(self, **options: bool) -> None:
+        """Raise ``UserError`` for the first problem; options as in ``espnet_ext.datadir.validate.find_problems``."""
+        validate(self.path, **{"allow_commands": self.allow_commands, **options})
 
     def source(self, utt: str) -> tuple[str, float | None, float | None]:
         """Return (wav.scp entry, start_s, end_s) of an utterance; start and end are None for a whole file."""

@@ -13,9 +13,9 @@ from espnet_ext.audio.io import AudioError, AudioInfo, AudioWriter, check_sectio
 from espnet_ext.datadir import workers
 from espnet_ext.datadir.directory import DataDir
 from espnet_ext.datadir.journal import Done, Journal, file_identity
-from espnet_ext.datadir.operations import carry_trials
+from espnet_ext.datadir.operations import carry_trials, replace_tables
 from espnet_ext.datadir.tables import write_scp
-from espnet_ext.datadir.tableset import RECORDING, kind_of, read_tables, replace_tables, restrict
+from espnet_ext.datadir.tableset import RECORDING, kind_of, read_tables, restrict
 from espnet_ext.datadir.validate import validate
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from espnet_ext.datadir.directory import DataDir, spk2utt_of
@@ -16,7 +16,6 @@ from espnet_ext.datadir.tableset import (
     Tables,
     kind_of,
     read_tables,
-    replace_tables,
     restrict,
     table_names,
 )
@@ -47,6 +46,19 @@ def write_part(source: Path_, path: Path_, tables: Tables, utterances: Collectio
     replace_tables(path, restrict(tables, utterances), trials=True)
     carry_trials(source, path, utterances)
     return DataDir(path)
+
+
+def replace_tables(path: Path_, tables: Mapping[str, Mapping[str, str]], trials: bool = False) -> None:
+    """Write ``tables`` as the whole content of a data directory: tables of an earlier use do not stay beside them.
+
+    Trial lists stay unless ``trials``. ``wav.scp`` goes first and comes last, so that a killed run leaves none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        old = [name for name, kind in table_names(path).items() if name not in tables and (trials or kind != TRIALS)]
+        for name in ["wav.scp", *old]:
+            (path / name).unlink(missing_ok=True)
+    DataDir.write(path, tables)
 
 
 def _check_apart(path: Path_, sources: Iterable[Path_]) -> None:

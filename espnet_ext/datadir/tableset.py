@@ -4,7 +4,6 @@ import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from espnet_ext.datadir.directory import DataDir
 from espnet_ext.datadir.tables import read_scp
 from espnet_ext.errors import UserError
 
@@ -68,16 +67,3 @@ def restrict(tables: Mapping[str, Mapping[str, str]], utterances: Collection[str
         for name, table in tables.items()
     }
     return {name: table for name, table in cut.items() if table}
-
-
-def replace_tables(path: str | os.PathLike, tables: Mapping[str, Mapping[str, str]], trials: bool = False) -> None:
-    """Write ``tables`` as the whole content of a data directory: tables of an earlier use do not stay beside them.
-
-    Trial lists stay unless ``trials``. ``wav.scp`` goes first and comes last, so that a killed run leaves none.
-    """
-    path = Path(path)
-    if path.is_dir():
-        old = [name for name, kind in table_names(path).items() if name not in tables and (trials or kind != TRIALS)]
-        for name in ["wav.scp", *old]:
-            (path / name).unlink(missing_ok=True)
-    DataDir.write(path, tables)

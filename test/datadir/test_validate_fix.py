@@ -39,6 +39,7 @@ def test_a_sound_directory_has_no_problem_and_fixing_it_changes_nothing(data):
     before = {path.name: path.read_bytes() for path in data.iterdir()}
     assert find_problems(data) == [] and find_warnings(data) == []
     validate(data)
+    DataDir(data).check()
     assert fix(data) == []
     assert {path.name: path.read_bytes() for path in data.iterdir()} == before
 
@@ -116,6 +117,9 @@ def test_options_let_pass(data):
     edit(data / "text", lambda lines: [lines[0].rstrip("\u200b"), *lines[1:]])
     edit(data / "wav.scp", lambda lines: ["s0-u0 cat a.wav |", *lines[1:]])
     assert find_problems(data, allow_commands=True) == []
+    DataDir(data, allow_commands=True).check()
+    with pytest.raises(UserError, match="is a command"):
+        DataDir(data).check()
     edit(data / "wav.scp", lambda lines: ["s0-u0 /no/where.wav", *lines[1:]])
     assert find_problems(data, files=False) == []
 
