@@ -1,7 +1,6 @@
 """Train a model of any registered task: ``python -m espnet_ext.bin.train spk --config conf/train_ecapa.yaml …``."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from espnet_ext.train.console import start
 
         start(args.output_dir, args.log_level)
+    from espnet_ext.train.plain import plain
+
     try:
         task.main(args=args)
     except Exception as error:
@@ -48,44 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         raise UserError(message) from None
     return 0
-
-
-# What PyTorch says, and what it means to whoever started the training.
-_PLAIN = (
-    (
-        r"out of memory|not enough memory|can't allocate memory",
-        "too little memory for this batch; lower batch_size (raise accum_grad) or target_duration, or set autocast: "
-        "bfloat16",
-    ),
-    (
-        r"DataLoader worker .*(killed|exited)",
-        "a process that reads the data was killed, most often for want of memory; lower num_workers, and give the "
-        "same command again: training goes on from its last epoch",
-    ),
-    (
-        r"Error\(s\) in loading state_dict",
-        "init_param: these weights belong to a model of another shape; use the configuration they were trained with, "
-        "or ignore_init_mismatch: true to take what fits",
-    ),
-)
-
-
-def plain(error: Exception) -> str | None:
-    """Return one line for what a user can mend, None for what is a fault of the program and deserves its traceback.
-
-    A ``UserError`` from a data-loading or a distributed process arrives wrapped in the text of a traceback.
-    """
-    message = str(error).strip()
-    if "Traceback" in message:
-        found = re.match(r"(espnet_ext[\w.]+Error): (.*)", message.splitlines()[-1])
-        if found:
-            return found.group(2)
-    elif isinstance(error, UserError):
-        return message
-    elif type(error).__name__ == "TypeCheckError":
-        # ESPnet checks the arguments of its classes by typeguard: 'argument "ndim" (str) is not an instance of int'.
-        return f"the configuration holds a value of the wrong kind: {message.splitlines()[0]}"
-    return next((said for pattern, said in _PLAIN if re.search(pattern, message)), None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every task of ours shares, so that a new one says only what is its own."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ext.tasks.config import accepted_keys, check_keys, parse_args
+from espnet_ext.train.plain import plain
 from espnet_ext.train.trainer import Trainer
 
 
@@ -51,6 +53,18 @@ class Task(AbsTask):
         if not args.print_config:
             cls.complete(args)
         super().main(args=args)
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """One process of a training; where ESPnet starts several, each says its error itself, in one line."""
+        try:
+            super().main_worker(args)
+        except Exception as error:
+            message = plain(error) if args.multiprocessing_distributed else None
+            if message is None:
+                raise
+            print(f"train: error: {message}", file=sys.stderr, flush=True)
+            sys.exit(2)
 
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:

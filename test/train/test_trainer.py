@@ -11,8 +11,7 @@ import torch
 import yaml
 from toy_speakers import small_options, write_corpus
 
-from espnet_ext.bin.train import main, plain
-from espnet_ext.errors import UserError
+from espnet_ext.bin.train import main
 
 
 @pytest.fixture(scope="module")
@@ -112,15 +111,6 @@ def test_weights_of_another_shape_are_one_line(corpus, trained, tmp_path, capsys
     more = ["--init_param", str(trained / "3epoch.pth"), "--projector_conf", "output_size=9"]
     assert main(small_options(corpus, tmp_path / "exp", *more)) == 2
     assert "init_param: these weights belong to a model of another shape" in capsys.readouterr().err
-
-
-def test_what_pytorch_says_in_plain_words():
-    wrapped = "Caught AudioError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-    assert plain(UserError(wrapped + "espnet_ext.audio.io.AudioError: x.wav: empty")) == "x.wav: empty"
-    assert plain(Exception("-- Process 1\nTraceback\n  x\nespnet_ext.errors.UserError: no disk")) == "no disk"
-    assert "lower batch_size" in plain(RuntimeError("CUDA out of memory. Tried to allocate"))
-    assert "lower num_workers" in plain(RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."))
-    assert plain(RuntimeError("anything else")) is None
 
 
 def test_margin_follows_its_schedule(corpus, monkeypatch):
