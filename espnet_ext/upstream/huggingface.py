@@ -80,6 +80,7 @@ class HuggingFaceFrontend(AbsFrontend):
         self.layer = layer
         if layer is None:
             self.layer_weights = torch.nn.Parameter(torch.zeros(self.num_layers))
+        self.gradient_checkpointing = gradient_checkpointing
         if gradient_checkpointing:
             self.upstream.gradient_checkpointing_enable()
         if freeze:
@@ -133,7 +134,7 @@ class HuggingFaceFrontend(AbsFrontend):
         frames = self.upstream._get_feat_extract_output_lengths(lengths)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             # Checkpointing runs the first convolution again in the backward pass, where the lengths are forgotten.
-            recomputed = torch.is_grad_enabled() and self.upstream.is_gradient_checkpointing
+            recomputed = torch.is_grad_enabled() and self.gradient_checkpointing
             if padded and (recomputed or not _masks_are_exact(self.upstream.config)):
                 return self._by_length(wav, lengths, frames), frames
             return self._run(wav, lengths if padded else None), frames
@@ -226,8 +227,8 @@ def _from_pretrained(model: str) -> torch.nn.Module:
         raise UserError(f"frontend_conf of huggingface: there is no folder {model}")
     model = os.path.expanduser(model) if model.startswith("~") else model
     try:
-        config = _prepare(AutoConfig.from_pretrained(model))
-        return _finish(AutoModel.from_pretrained(model, config=config))
+        config = _prepare(_cache_first(AutoConfig, model))
+        return _finish(_cache_first(AutoModel, model, config=config))
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -236,12 +237,22 @@ def _from_pretrained(model: str) -> torch.nn.Module:
         ) from None
 
 
+def _cache_first(auto_class: Any, model: str, **options: Any) -> Any:
+    """Load from a folder or the cache, and only then from the hub: without network its retries take half a minute."""
+    try:
+        return auto_class.from_pretrained(model, local_files_only=True, **options)
+    except (OSError, ValueError):
+        if os.path.isdir(model):
+            raise
+        return auto_class.from_pretrained(model, **options)
+
+
 def _asks_for_normalisation(model: str | None, config: Any) -> bool:
     if model is not None:
         from transformers import AutoFeatureExtractor
 
         try:
-            extractor = AutoFeatureExtractor.from_pretrained(model)
+            extractor = _cache_first(AutoFeatureExtractor, model)
         except (OSError, ValueError):
             extractor = None
         if extractor is not None:
