@@ -58,7 +58,8 @@ class SpeakerModel(ESPnetSpeakerModel):
             raise UserError("training needs a loss and spk_labels (the utt2spk of the training directory)")
         embedding = self.embed(speech, speech_lengths)
         loss, accuracy, _ = self.loss(embedding, spk_labels)
-        stats = {"loss": loss.detach(), "accuracy": accuracy.detach()}
+        # A copy: with accum_grad ESPnet divides the loss in place, and would report a fraction of it.
+        stats = {"loss": loss.detach().clone(), "accuracy": accuracy.detach()}
         return force_gatherable((loss, stats, speech.size(0)), loss.device)
 
     def embed(self, speech: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:

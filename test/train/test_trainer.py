@@ -185,3 +185,14 @@ def test_on_a_gpu_in_bf16_compiled(corpus, tmp_path):
     assert main(small_options(corpus, tmp_path / "exp", *more)) == 0
     stats = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
     assert stats[3]["train"]["loss"] < stats[1]["train"]["loss"] and stats[3]["valid"]["eer"] <= 50
+
+
+def test_the_loss_is_reported_whole_when_gradients_are_accumulated(corpus, tmp_path):
+    """ESPnet divides the loss in place, and the number in its log shrinks with accum_grad."""
+    losses = []
+    for accum_grad in ("1", "4"):
+        more = ["--max_epoch", "1", "--optim_conf", "lr=0", "--accum_grad", accum_grad]
+        assert main(small_options(corpus, tmp_path / accum_grad, *more)) == 0
+        states = torch.load(tmp_path / accum_grad / "checkpoint.pth", weights_only=False)
+        losses.append(states["reporter"]["stats"][1]["train"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
