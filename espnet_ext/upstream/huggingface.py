@@ -110,11 +110,6 @@ class HuggingFaceFrontend(AbsFrontend):
             num_frames = (num_frames - 1) * stride + kernel
         return num_frames
 
-    def portable_conf(self) -> dict[str, Any]:
-        """Return a ``frontend_conf`` that builds this module without its folder or the hub, to be filled by weights."""
-        conf = {"config": self.upstream.config.to_dict(), "normalize": self.normalize, "freeze": self.frozen}
-        return conf if self.layer is None else {**conf, "layer": self.layer}
-
     def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (batch, frames, size) and lengths (batch,) of waveforms (batch, samples), 16 kHz."""
         layers, lengths = self._layers(input, input_lengths)
@@ -170,6 +165,22 @@ class HuggingFaceFrontend(AbsFrontend):
         return layers
 
 
+def portable_conf(conf: dict[str, Any]) -> dict[str, Any]:
+    """Return a ``frontend_conf`` that builds the same module from its configuration, without folder or hub.
+
+    For packages: they hold the weights already, and should load on a machine that has neither.
+    """
+    if conf.get("model") is None:
+        return conf
+    config = _config_of(conf["model"])
+    normalize = conf.get("normalize")
+    return {
+        **{key: value for key, value in conf.items() if key != "model"},
+        "config": config.to_dict(),
+        "normalize": _asks_for_normalisation(conf["model"], config) if normalize is None else normalize,
+    }
+
+
 def normalized(wav: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     """Return (batch, samples) with zero mean and unit variance over what is ``valid`` (same shape), zero elsewhere.
 
@@ -221,14 +232,27 @@ def _from_config(config: dict) -> torch.nn.Module:
 
 
 def _from_pretrained(model: str) -> torch.nn.Module:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    if (model.startswith((".", "/", "~")) or model.count("/") > 1) and not os.path.isdir(os.path.expanduser(model)):
-        raise UserError(f"frontend_conf of huggingface: there is no folder {model}")
-    model = os.path.expanduser(model) if model.startswith("~") else model
-    try:
-        config = _prepare(_cache_first(AutoConfig, model))
+    config = _config_of(model)
+    with _explained(model):
         return _finish(_cache_first(AutoModel, model, config=config))
+
+
+def _config_of(model: str) -> Any:
+    from transformers import AutoConfig
+
+    local = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if local and not os.path.isdir(os.path.expanduser(model)):
+        raise UserError(f"frontend_conf of huggingface: there is no folder {model}")
+    with _explained(model):
+        return _prepare(_cache_first(AutoConfig, model))
+
+
+@contextmanager
+def _explained(model: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
@@ -239,6 +263,7 @@ def _from_pretrained(model: str) -> torch.nn.Module:
 
 def _cache_first(auto_class: Any, model: str, **options: Any) -> Any:
     """Load from a folder or the cache, and only then from the hub: without network its retries take half a minute."""
+    model = os.path.expanduser(model)
     try:
         return auto_class.from_pretrained(model, local_files_only=True, **options)
     except (OSError, ValueError):

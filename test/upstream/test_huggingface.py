@@ -1,10 +1,12 @@
 """The Hugging Face frontend on small random models: layers, lengths, padding, freezing, errors."""
 
-import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from tiny_model import make_model, voice
 from transformers import (
     Data2VecAudioConfig,
     Data2VecAudioModel,
@@ -17,8 +19,10 @@ from transformers import (
     WavLMModel,
 )
 
+from espnet_ext.bin import pack as pack_command
 from espnet_ext.errors import UserError
-from espnet_ext.upstream.huggingface import HuggingFaceFrontend
+from espnet_ext.inference.spk import SpeakerEmbedder
+from espnet_ext.upstream.huggingface import HuggingFaceFrontend, portable_conf
 
 SMALL = {
     "hidden_size": 24,
@@ -146,12 +150,28 @@ def test_names_of_weights_are_the_models(tmp_path):
 
 @pytest.mark.parametrize("layer", [None, 2])
 def test_portable_conf_rebuilds_without_the_folder(tmp_path, layer):
-    frontend = HuggingFaceFrontend(save(tmp_path, "wavlm", True), layer=layer).eval()
-    conf = yaml.safe_load(yaml.safe_dump(json.loads(json.dumps(frontend.portable_conf()))))
-    copy = HuggingFaceFrontend(**conf).eval()
+    conf = {"model": save(tmp_path / "model", "wavlm", True), "layer": layer, "freeze": False}
+    frontend = HuggingFaceFrontend(**conf).eval()
+    travelled = yaml.safe_load(yaml.safe_dump(portable_conf(conf)))
+    shutil.rmtree(tmp_path / "model")
+    assert portable_conf(travelled) == travelled
+    copy = HuggingFaceFrontend(**travelled).eval()
+    assert not copy.frozen
     copy.load_state_dict(frontend.state_dict())
     wav, samples = torch.randn(1, 500), torch.tensor([500])
     torch.testing.assert_close(copy(wav, samples)[0], frontend(wav, samples)[0])
+
+
+def test_a_package_loads_when_the_pretrained_model_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("ESPNET_EXT_CACHE", str(tmp_path / "cache"))
+    conf = {"model": save(tmp_path / "model", "hubert")}
+    exp = make_model(tmp_path / "exp", frontend="huggingface", frontend_conf=conf)
+    before = SpeakerEmbedder.from_pretrained(exp)(voice(0.5))
+    packed = str(tmp_path / "packed.zip")
+    weights = str(exp / "valid.eer.best.pth")
+    assert pack_command.main(["--exp", str(exp), "--model_file", weights, "--out", packed]) == 0
+    shutil.rmtree(tmp_path / "model")
+    np.testing.assert_array_equal(SpeakerEmbedder.from_pretrained(packed)(voice(0.5)), before)
 
 
 def test_samples_for_is_the_shortest_wave(tmp_path):
