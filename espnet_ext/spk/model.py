@@ -68,7 +68,7 @@ class SpeakerModel(ESPnetSpeakerModel):
         In evaluation mode an utterance gets the same vector alone and in any batch. ``lengths=None`` says that
         nothing is padded; that path has no control flow on data (for export and torch.compile).
         """
-        with one_utterance_norms(self, speech.size(0)):
+        with one_utterance_norms(self, speech.size(0)), exact_convolutions(self, speech):
             lengths = true_lengths(lengths, speech)
             self._refuse_short(speech.size(1) if lengths is None else lengths, self.min_samples, "samples")
             feats, lengths = self.extract_feats(speech, lengths)
@@ -135,6 +135,19 @@ class SpeakerModel(ESPnetSpeakerModel):
         if lengths is None:
             lengths = torch.full((feats.size(0),), feats.size(1), dtype=torch.long, device=feats.device)
         return {"feats": feats, "feats_lengths": lengths}
+
+
+@contextlib.contextmanager
+def exact_convolutions(model: torch.nn.Module, x: torch.Tensor) -> Iterator[None]:
+    """Keep cuDNN from TF32 in evaluation: its 10 bits would make an embedding differ by 1e-3 from batch to batch.
+
+    Training keeps TF32, torch's default for convolutions, and its speed.
+    """
+    if model.training or not x.is_cuda or torch.compiler.is_compiling():
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
+        yield
 
 
 @contextlib.contextmanager

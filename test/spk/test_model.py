@@ -17,7 +17,7 @@ from espnet2.spk.projector.rawnet3_projector import RawNet3Projector
 from espnet2.spk.projector.ska_tdnn_projector import SkaTdnnProjector
 from espnet2.spk.projector.xvector_projector import XvectorProjector
 
-from espnet_ext.audio.features import MelFrontend, UtteranceMVN
+from espnet_ext.audio.features import MelFrontend, SincFrontend, UtteranceMVN
 from espnet_ext.errors import UserError
 from espnet_ext.spk.encoders import EcapaTdnnEncoder, RawNet3Encoder, XvectorEncoder
 from espnet_ext.spk.encoders_2d import ResNetEncoder, SkaTdnnEncoder
@@ -214,6 +214,18 @@ def test_bfloat16_stays_near():
         with torch.autocast("cpu", torch.bfloat16):
             half = model.embed(wav)
     assert torch.nn.functional.cosine_similarity(full, half.float()).min() > 0.99
+
+
+@pytest.mark.gpu
+def test_batch_and_padding_change_nothing_on_a_gpu():
+    for model in (small(), small(encoder=ResNetEncoder(16, m_channels=4)), small(SincFrontend(16, 51, 16))):
+        wav = torch.randn(5, 16000)
+        with torch.no_grad():
+            here = model.embed(wav, SAMPLES)
+        assert difference(model.cuda(), wav.cuda(), SAMPLES.cuda()) < 1e-5
+        with torch.no_grad():
+            torch.testing.assert_close(model.embed(wav.cuda(), SAMPLES).cpu(), here, rtol=1e-4, atol=1e-4)
+        assert torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.enabled
 
 
 def test_exports_without_masks():
