@@ -7,12 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, scheduler_classes
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ext.tasks.config import accepted_keys, check_keys, parse_args
 from espnet_ext.train.plain import plain
+from espnet_ext.train.schedule import EpochSchedule
 from espnet_ext.train.trainer import Trainer
+
+# One more value of --scheduler.
+scheduler_classes["epochs"] = EpochSchedule
 
 
 class Task(AbsTask):

@@ -5,7 +5,6 @@ import logging
 
 import torch
 from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
-from espnet2.tasks.abs_task import scheduler_classes
 from espnet2.torch_utils.initialize import initialize
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
@@ -15,9 +14,6 @@ from espnet_ext.spk.model import SpeakerModel
 from espnet_ext.tasks.base import Task
 from espnet_ext.tasks.choices import LazyChoices
 from espnet_ext.tasks.spk_data import balanced_sampler, complete_data, dev_factory
-from espnet_ext.train.schedule import EpochSchedule
-
-scheduler_classes["epochs"] = EpochSchedule
 
 frontend_choices = LazyChoices(
     "frontend",

@@ -36,14 +36,16 @@ def complete_data(task, args: argparse.Namespace) -> None:
         raise UserError("no training data: give --train_dir dump/train (or --train_data_path_and_name_and_type)")
     if not (args.dev_dir or args.valid_data_path_and_name_and_type or args.dry_run):
         raise UserError("no dev data: give --dev_dir dump/dev, a directory with other speakers and a file 'trials'")
-    _count_classes(args)
+    speaker_of = _labels(args)
+    _count_classes(args, speaker_of)
     _free_head(args)
     # Both are built again where they are used; here they say early what is wrong with them.
     task.build_preprocess_fn(args, train=True)
     if args.dev_dir or args.valid_data_path_and_name_and_type:
         _dev_set(args)
     if args.iterator_type in ("task", "category"):
-        iterations = args.num_iters_per_epoch or len(balanced_sampler(args))
+        sampler = BalancedSampler(speaker_of, args.batch_size, args.drop_last_iter)
+        iterations = args.num_iters_per_epoch or len(sampler)
         steps = max(1, iterations // args.accum_grad)
         total = steps * args.max_epoch
         print(f"train: {iterations} iterations per epoch, {args.max_epoch} epochs, {total} steps", flush=True)
@@ -74,12 +76,6 @@ def _from_train_dir(args: argparse.Namespace) -> None:
             f"{args.train_dir} has segments, which are cut by the format stage: "
             f"python -m espnet_ext.bin.format_data --in {args.train_dir} --out dump/train"
         )
-    for have, lack in ((folder.wav_scp, "utt2spk"), (folder.utt2spk, "wav.scp")):
-        other = folder.table(lack)
-        missing = next((utt for utt in have if utt not in other), None)
-        if missing is not None:
-            path = folder.path / lack
-            raise UserError(f"{path}: no line for utterance {missing!r}; mend it: {fix_command(path)}")
     args.train_data_path_and_name_and_type = [
         (str(folder.path / "wav.scp"), "speech", "text"),
         (str(folder.path / "utt2spk"), "spk_labels", "text"),
@@ -106,7 +102,27 @@ def _from_dev_dir(args: argparse.Namespace) -> None:
     args.dev_trials = str(trials)
 
 
-def _count_classes(args: argparse.Namespace) -> None:
+def _labels(args: argparse.Namespace) -> dict[str, str]:
+    """Return the speaker of every training utterance; those of a data directory all have audio."""
+    speaker_of = read_scp(_labels_path(args))
+    if args.train_dir is not None:
+        folder = DataDir(args.train_dir)
+        for have, lack, name in ((folder.wav_scp, speaker_of, "utt2spk"), (speaker_of, folder.wav_scp, "wav.scp")):
+            missing = next((utt for utt in have if utt not in lack), None)
+            if missing is not None:
+                path = folder.path / name
+                raise UserError(f"{path}: no line for utterance {missing!r}; mend it: {fix_command(path)}")
+    return speaker_of
+
+
+def _labels_path(args: argparse.Namespace) -> str:
+    for path, name, _ in args.train_data_path_and_name_and_type:
+        if name == "spk_labels":
+            return path
+    raise UserError("--train_data_path_and_name_and_type: no spk_labels; add dump/train/utt2spk,spk_labels,text")
+
+
+def _count_classes(args: argparse.Namespace, speaker_of: dict[str, str]) -> None:
     if args.spk2utt is None:
         raise UserError("--spk2utt is missing: the file with one line per training speaker (--train_dir has one)")
     speakers = read_scp(args.spk2utt)
@@ -120,15 +136,10 @@ def _count_classes(args: argparse.Namespace) -> None:
             f"{f' at {speeds} speeds' if speeds > 1 else ''}, so it should be {classes}; leave it out"
         )
     args.spk_num = classes
-    if args.iterator_type in ("task", "category", "sequence"):
-        labels = next((p for p, name, _ in args.train_data_path_and_name_and_type if name == "spk_labels"), None)
-        if labels is None:
-            raise UserError(
-                "--train_data_path_and_name_and_type: no spk_labels; add dump/train/utt2spk,spk_labels,text"
-            )
-        for utt, speaker in read_scp(labels).items():
-            if speaker not in speakers:
-                raise UserError(f"{args.spk2utt}: no line for speaker {speaker!r} of utterance {utt!r} in {labels}")
+    for utt, speaker in speaker_of.items():
+        if speaker not in speakers:
+            where = _labels_path(args)
+            raise UserError(f"{args.spk2utt}: no line for speaker {speaker!r} of utterance {utt!r} in {where}")
 
 
 def _free_head(args: argparse.Namespace) -> None:
@@ -166,8 +177,7 @@ def _fill_schedule(args: argparse.Namespace, steps: int) -> None:
 
 def balanced_sampler(args: argparse.Namespace, share: tuple[int, int] = (0, 1)) -> BalancedSampler:
     """Return the sampler of a configuration: the speakers come from the ``spk_labels`` table."""
-    labels = next(path for path, name, _ in args.train_data_path_and_name_and_type if name == "spk_labels")
-    return BalancedSampler(read_scp(labels), args.batch_size, args.drop_last_iter, args.seed, share)
+    return BalancedSampler(read_scp(_labels_path(args)), args.batch_size, args.drop_last_iter, args.seed, share)
 
 
 def dev_factory(args: argparse.Namespace, share: tuple[int, int]) -> TrialIterFactory:
