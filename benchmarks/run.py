@@ -26,11 +26,16 @@ def load(name: str) -> list[Row]:
     return module.main()
 
 
+def short(value: float) -> str:
+    """Three significant digits are what such a measurement carries."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def cells(row: Row) -> list[str]:
-    """The columns of one row; three significant digits are what such a measurement carries."""
-    peer = "" if row.peer is None else f"{row.peer:,.3g} {row.unit}"
-    ratio = "" if row.ratio is None else f"{row.ratio:,.3g}x"
-    return [row.question, f"{row.ours:,.3g} {row.unit}", peer, ratio, row.note]
+    """The columns of one row."""
+    peer = "" if row.peer is None else f"{short(row.peer)} {row.unit}"
+    ratio = "" if row.ratio is None else f"{short(row.ratio)}x"
+    return [row.question, f"{short(row.ours)} {row.unit}", peer, ratio, row.note]
 
 
 def table(rows: list[Row]) -> str:
