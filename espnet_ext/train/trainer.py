@@ -158,13 +158,26 @@ def embed_all(model, batches, device: str, dtype: torch.dtype | None = None) -> 
     """Return ``{utterance: float32 (crops, size)}`` with unit rows for ``(utterances, batch)`` pairs."""
     embeddings: dict[str, np.ndarray] = {}
     for utterances, batch in batches:
-        batch = to_device(batch, device)
+        batch = to_device(repeat_short(batch, getattr(model, "min_samples", 1)), device)
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
             vectors = model.embed(batch["speech"], batch["speech_lengths"])
         vectors = torch.nn.functional.normalize(vectors.float()).cpu().numpy()
         for utt, crops in zip(utterances, np.split(vectors, len(utterances)), strict=True):
             embeddings[utt] = crops
     return embeddings
+
+
+def repeat_short(batch: dict[str, torch.Tensor], min_samples: int) -> dict[str, torch.Tensor]:
+    """Repeat utterances that are shorter than the model can embed until they have ``min_samples``."""
+    speech, lengths = batch["speech"], batch["speech_lengths"]
+    short = torch.nonzero(lengths < min_samples).flatten().tolist()
+    if not short:
+        return batch
+    speech = torch.nn.functional.pad(speech, (0, max(0, min_samples - speech.shape[1])))
+    for row in short:
+        times = -(-min_samples // int(lengths[row]))
+        speech[row, :min_samples] = speech[row, : lengths[row]].repeat(times)[:min_samples]
+    return {"speech": speech, "speech_lengths": lengths.clamp(min=min_samples)}
 
 
 def trial_statistics(embeddings: dict[str, np.ndarray], trials: Trials) -> dict[str, float]:

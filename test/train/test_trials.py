@@ -9,7 +9,7 @@ import torch
 from espnet_ext.datadir.trials import Trials
 from espnet_ext.metrics.detection import eer
 from espnet_ext.train import trials as module
-from espnet_ext.train.trainer import embed_all, trial_statistics
+from espnet_ext.train.trainer import embed_all, repeat_short, trial_statistics
 from espnet_ext.train.trials import DevUtterances, TrialIterFactory
 
 LENGTHS = {"a": 900, "b": 400, "c": 1600, "d": 700, "e": 1000}
@@ -95,3 +95,11 @@ def test_a_broken_model_counts_as_chance(caplog):
     with caplog.at_level(logging.WARNING):
         stats = trial_statistics({utt: np.full((1, 3), np.nan) for utt in "abcde"}, trials())
     assert stats["eer"] == 50.0 and "not finite" in caplog.text
+
+
+def test_utterances_too_short_for_the_model_are_repeated():
+    batch = {"speech": torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 0.0]]), "speech_lengths": torch.tensor([3, 2])}
+    longer = repeat_short(batch, 5)
+    assert longer["speech"].tolist() == [[1, 2, 3, 1, 2], [4, 5, 4, 5, 4]]
+    assert longer["speech_lengths"].tolist() == [5, 5]
+    assert repeat_short(batch, 2) is batch
