@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_crops", type=int, default=0, help="crops per utterance; 0: whole utterances")
     parser.add_argument("--crop_s", type=float, default=8.0, help="length of a crop in seconds")
     parser.add_argument("--max_window_s", type=float, default=60.0, help="longer audio is embedded in equal windows")
-    parser.add_argument("--max_batch_s", type=float, default=120.0, help="seconds of (padded) audio per batch")
+    parser.add_argument("--max_batch_s", type=float, help="seconds of padded audio per batch (CPU: 15, GPU: 120)")
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
     )
@@ -45,7 +45,8 @@ def main(argv=None):
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     if sum(bool(choice) for choice in (args.model, args.model_file, args.floor)) != 1:
         raise UserError("give one of --model, --model_file (with --train_config) and --floor")
-    if args.num_crops < 0 or min(args.crop_s, args.max_window_s, args.max_batch_s) <= 0:
+    lengths_s = [args.crop_s, args.max_window_s, *([] if args.max_batch_s is None else [args.max_batch_s])]
+    if args.num_crops < 0 or min(lengths_s) <= 0:
         raise UserError("--num_crops must not be negative; --crop_s, --max_window_s and --max_batch_s must be above 0")
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract

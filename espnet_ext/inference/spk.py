@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Clips shorter than this are repeated up to it, as short clips are in training: the longest encoder context is 0.16 s.
 MIN_CLIP_S = 0.25
+#: Seconds of audio per batch. On a CPU small batches stay in its caches: a small ECAPA takes 5.8 ms for 3 s of audio in
+#: batches of 15 s and 8.5 ms in batches of 120 s. A GPU wants to be filled.
+CPU_BATCH_S, GPU_BATCH_S = 15.0, 120.0
 
 
 class SpeakerEmbedder:
@@ -45,13 +48,14 @@ class SpeakerEmbedder:
         device: str = "cpu",
         rate_hz: int = 16000,
         max_window_s: float = 60.0,
-        batch_s: float = 120.0,
+        batch_s: float | None = None,
         decision: Decision | None = None,
         package: Package | None = None,
     ):
         self.device = check_device(device)
         self.model = model.eval().to(self.device)
-        self.rate_hz, self.max_window_s, self.batch_s = rate_hz, max_window_s, batch_s
+        self.rate_hz, self.max_window_s = rate_hz, max_window_s
+        self.batch_s = batch_s or (CPU_BATCH_S if device == "cpu" else GPU_BATCH_S)
         self.decision = decision or Decision()
         self.package = package
 
@@ -189,7 +193,9 @@ class SpeakerEmbedder:
                 vectors = self.model.embed(speech.to(self.device), lengths.to(self.device))
         except torch.OutOfMemoryError as error:
             seconds = speech.numel() / self.rate_hz
-            raise UserError(f"a batch of {seconds:.0f} s does not fit {self.device}; make --batch_s smaller") from error
+            raise UserError(
+                f"a batch of {seconds:.0f} s does not fit {self.device}; make batches smaller (--max_batch_s)"
+            ) from error
         return vectors.float().cpu().numpy()
 
 
