@@ -6,7 +6,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from espnet_ext.errors import UserError, cli
+from espnet_ext.errors import cli
 
 #: Order of the listing; a command that is in no group is listed at the end.
 GROUPS = {
@@ -58,7 +58,8 @@ def main(argv=None):
     if name not in found:
         near = difflib.get_close_matches(name, found, n=1)
         hint = f"did you mean {near[0]}?" if near else "espnet_ext --help lists all"
-        raise UserError(f"no command {argv[0]!r}; {hint}")
+        print(f"espnet_ext: error: no command {argv[0]!r}; {hint}", file=sys.stderr)
+        return 2
     sys.argv[0] = f"espnet_ext {name}"  # what the command's own --help calls it
     return importlib.import_module(f"espnet_ext.bin.{name}").main(argv[1:])
 

@@ -11,6 +11,11 @@ def is_from_espnet(config: dict[str, Any]) -> bool:
     return "version" in config and "train_dir" not in config
 
 
+def model_rate_hz(config: dict[str, Any]) -> int:
+    """Sampling rate of a model: what its training crops were cut at (ESPnet ignores the key of the same name on top)."""
+    return (config.get("preprocessor_conf") or {}).get("sample_rate") or config.get("sample_rate") or 16000
+
+
 def pools_by_frontend(config: dict[str, Any]) -> bool:
     """True where training gave the pooling the frontend's lengths: ESPnet since 202509, never with raw waveforms.
 

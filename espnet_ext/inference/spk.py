@@ -15,7 +15,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, as_clip
 from espnet_ext.inference.decision import Decision, Verification
 from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
-from espnet_ext.inference.published import as_ours, pools_by_frontend
+from espnet_ext.inference.published import as_ours, model_rate_hz, pools_by_frontend
 from espnet_ext.zoo.package import Package, read_files, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
@@ -81,8 +81,14 @@ class SpeakerEmbedder:
     def of(cls, package: Package, device: str = "cpu", **options: Any) -> "SpeakerEmbedder":
         """Load a package that has been found already."""
         device = check_device(device)
-        rate_hz = package.config.get("sample_rate") or 16000
-        return cls(build_model(package), device, rate_hz, decision=Decision.of(package), package=package, **options)
+        return cls(
+            build_model(package),
+            device,
+            model_rate_hz(package.config),
+            decision=Decision.of(package),
+            package=package,
+            **options,
+        )
 
     def __call__(self, audio: Any, rate_hz: int | None = None) -> np.ndarray:
         """Embed one path or array (``rate_hz``: its rate, None for the model's): float32 ``(E,)``."""

@@ -196,6 +196,18 @@ def test_all_broken_is_an_error(model, tmp_path, capsys):
     assert "all 1 utterances are broken" in capsys.readouterr().err
 
 
+def test_a_full_disk_leaves_nothing_that_looks_finished(whole, model, data, tmp_path, capsys, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run("--model", model, "--data", data, "--out", tmp_path) == 2
+    assert "no space left" in capsys.readouterr().err.splitlines()[-1]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert run("--model", model, "--data", data, "--out", tmp_path) == 0 and list(read(tmp_path)) == list(whole)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [

@@ -8,7 +8,7 @@ from tiny_model import CONFIG, make_model, voice
 
 from espnet_ext import compat
 from espnet_ext.errors import UserError
-from espnet_ext.inference.published import as_ours, is_from_espnet, pools_by_frontend
+from espnet_ext.inference.published import as_ours, is_from_espnet, model_rate_hz, pools_by_frontend
 from espnet_ext.inference.spk import SpeakerEmbedder
 
 MEL = "frontend: melspec_torch\nfrontend_conf: {log: true, n_mels: 24, normalize: mn}\n"
@@ -89,6 +89,12 @@ def test_who_wrote_a_config_decides_its_defaults(tmp_path):
     assert as_ours(theirs)["frontend_conf"] == {"n_mels": 24, "log": False, "normalize": None}
     assert pools_by_frontend(theirs) and not pools_by_frontend(theirs | {"version": "202402"})
     assert not pools_by_frontend(ours) and not is_from_espnet({"encoder": "ecapa_tdnn"})
+
+
+def test_the_rate_is_that_of_the_training_crops():
+    assert model_rate_hz({}) == model_rate_hz({"sample_rate": None, "preprocessor_conf": None}) == 16000
+    assert model_rate_hz({"sample_rate": 16000, "preprocessor_conf": {"sample_rate": 8000}}) == 8000
+    assert model_rate_hz({"sample_rate": 8000, "preprocessor_conf": {}}) == 8000
 
 
 def test_a_config_that_lacks_a_part_is_said(tmp_path):
