@@ -12,7 +12,7 @@ def is_from_espnet(config: dict[str, Any]) -> bool:
 
 
 def model_rate_hz(config: dict[str, Any]) -> int:
-    """Sampling rate of a model: what its training crops were cut at (ESPnet ignores the key of the same name on top)."""
+    """Sampling rate of a model: that of its training crops (ESPnet ignores the key of the same name on top)."""
     return (config.get("preprocessor_conf") or {}).get("sample_rate") or config.get("sample_rate") or 16000
 
 
