@@ -7,6 +7,7 @@ help:  ## this list
 demo:  ## make the environment, then train and score speaker verification on two CPU cores
 	@tools/setup_venv.sh
 	@egs2/mini_espeak/spk1/run.sh
+	@tools/show_results.sh egs2/mini_espeak/spk1/exp/spk_train_ecapa
 
 test:  ## make the environment, then run all tests that need no GPU
 	@tools/setup_venv.sh

@@ -15,6 +15,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--package", required=True, help="zip that `pack` wrote")
     parser.add_argument("--repo", default="", help="organisation/name on Hugging Face; made if it is not there")
     parser.add_argument("--dry_run", choices=["true", "false"], default="false", help="true: show what would be sent")
+    parser.add_argument("--card", help="file for the model card of a dry run (default: it is printed)")
     parser.add_argument("--license", default="", help="SPDX name in lower case for the model card, e.g. cc-by-4.0")
     parser.add_argument("--private", choices=["true", "false"], default="false", help="true: a private repository")
     return parser
@@ -33,7 +34,13 @@ def main(argv=None):
     upload = publish(args.package, repo, args.license, args.private == "true", dry_run)
     print("\n".join(listing(upload)))
     if dry_run:
-        print(f"\nREADME.md:\n\n{upload.card}\ndry run: nothing was sent")
+        if args.card:
+            from espnet_ext.files import atomic_write
+
+            with atomic_write(args.card) as file:
+                file.write(upload.card)
+        print(f"\nREADME.md: {args.card}" if args.card else f"\nREADME.md:\n\n{upload.card}")
+        print("dry run: nothing was sent")
     else:
         print(f"sent: https://huggingface.co/{repo}")
 

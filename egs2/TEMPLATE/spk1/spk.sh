@@ -125,5 +125,5 @@ fi
 
 if stage 8 upload "the package -> Hugging Face; without --hf_repo a dry run"; then
     require "${exp}.zip" "stage 7 (pack)"
-    run python -m espnet_ext.bin.upload --package "${exp}.zip" --repo "${hf_repo}"
+    run python -m espnet_ext.bin.upload --package "${exp}.zip" --repo "${hf_repo}" --card "${exp}/model_card.md"
 fi
