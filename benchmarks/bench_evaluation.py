@@ -2,7 +2,8 @@
 
 6,000 trials over 400 utterances of 2 to 8 s (FLAC); a small ECAPA-TDNN that ESPnet made. ESPnet cuts every utterance
 into 10 crops of 3 s, and that is compared like for like; our default is whole utterances. Imports and loading of the
-model are not counted. Memory is the peak of the main process; ESPnet's reading process is not counted.
+model are not counted. Both compute with one thread, so that other load on the machine decides less (two threads that wait for
+each other suffer from it several times over); ESPnet reads in a second process and we in a second thread. Memory is the peak of the main process; ESPnet's reading process is not counted.
 """
 
 import json
@@ -98,10 +99,12 @@ def peer(folder: str) -> dict:
         "20",
     ]
     args = espnet_args(root, options)
+    import torch
     from espnet2.tasks.spk import SpeakerTask
     from espnet2.train.distributed_utils import DistributedOption
     from espnet2.train.reporter import Reporter
 
+    torch.set_num_threads(1)
     model, _ = SpeakerTask.build_model_from_file(root / "config.yaml", root / "model.pth", "cpu")
     alone = DistributedOption()
     start = time.perf_counter()
@@ -118,10 +121,13 @@ def peer(folder: str) -> dict:
 def ours(folder: str, num_crops: int) -> dict:
     """SpeakerEmbedder over the unique files, then scores, EER and minDCF."""
     root = Path(folder)
+    import torch
+
     from espnet_ext.inference.spk import SpeakerEmbedder
     from espnet_ext.metrics.detection import eer, min_dcf
     from espnet_ext.spk.scoring import cosine_scores, multi_crop_distance, unit_crops
 
+    torch.set_num_threads(1)
     embedder = SpeakerEmbedder.from_files(root / "config.yaml", root / "model.pth")
     start = time.perf_counter()
     lines = [line.split() for line in (root / "labels").read_text().splitlines()]
