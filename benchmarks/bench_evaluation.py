@@ -2,8 +2,9 @@
 
 6,000 trials over 400 utterances of 2 to 8 s (FLAC); a small ECAPA-TDNN that ESPnet made. ESPnet cuts every utterance
 into 10 crops of 3 s, and that is compared like for like; our default is whole utterances. Imports and loading of the
-model are not counted. Both compute with one thread, so that other load on the machine decides less (two threads that wait for
-each other suffer from it several times over); ESPnet reads in a second process and we in a second thread. Memory is the peak of the main process; ESPnet's reading process is not counted.
+model are not counted. Both compute with one thread, so that other load on the machine decides less (two threads that
+wait for each other suffer from it several times over); ESPnet reads in a second process and we in a second thread.
+Memory is the peak of the main process; ESPnet's reading process is not counted.
 """
 
 import json
