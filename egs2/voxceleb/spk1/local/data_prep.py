@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""VoxCeleb1/2, MUSAN and RIRS_NOISES in their official layouts -> data/train, data/vox1 with its trials, lists of noises.
+"""VoxCeleb1/2, MUSAN and RIRS_NOISES in official layout -> data/train, data/vox1 with its trials, lists of noises.
 
 Nothing is opened, only listed: 1.2 million files take minutes. An utterance id10001/1zcIwhmdeo4/00001.wav is named
 id10001-1zcIwhmdeo4-00001; its video, id10001-1zcIwhmdeo4, is its session.
