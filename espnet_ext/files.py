@@ -1,11 +1,18 @@
 """Writing files so that a killed or failed process leaves nothing that looks finished."""
 
 import contextlib
+import errno
+import fcntl
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from espnet_ext.errors import UserError
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -37,6 +44,52 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) ->
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def only_writer(folder: str | os.PathLike, name: str = ".lock") -> Iterator[None]:
+    """Hold ``folder`` (made if missing) for this process, so that the same command given twice cannot mix its files.
+
+    The lock is the system's, on the file ``name``: a process that ends, even by kill -9, leaves nothing in the way.
+    Raises ``UserError`` that names the other process. Where the file system knows no locks, nothing is held.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = _locked(folder, folder / name)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).unlink()
+        file.close()
+
+
+def _locked(folder: Path, path: Path) -> IO[bytes]:
+    while True:
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115
+        try:
+            # A record lock, not flock: processes that are forked from this one do not keep it when this one is killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return file
+            other = os.pread(file.fileno(), 200, 0).decode(errors="replace") or "unknown"
+            file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            raise UserError(
+                f"{folder}: another process ({other}) is writing there; wait until it has ended, or end it"
+            ) from None
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                with contextlib.suppress(OSError):  # a full disk: the lock holds without the name
+                    file.truncate(0)
+                    file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
+                return file
+        except FileNotFoundError:
+            pass
+        # The one before us removed its file after we had opened it.
+        file.close()
 
 
 def _umask() -> int:

@@ -18,7 +18,7 @@ from espnet_ext.datadir.tables import write_scp
 from espnet_ext.datadir.tableset import RECORDING, kind_of, read_tables, restrict
 from espnet_ext.datadir.validate import validate
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_write
+from espnet_ext.files import atomic_write, only_writer
 
 # Below this a whole utterance is silent: 16-bit audio has its last bit at -90 dBFS.
 SILENCE_DB = -80.0
@@ -96,7 +96,11 @@ def format_data(
     data = DataDir(source, allow_commands)
     jobs = [Job(u, *data.source(u), rate_hz, str(path), allow_commands) for u in data.utterances]
 
-    path.mkdir(parents=True, exist_ok=True)
+    with only_writer(path):
+        return _format(source, path, jobs, nj or workers.default_nj(), progress, (rate_hz, min_duration_s, skip_broken))
+
+
+def _format(source: Path, path: Path, jobs: Sequence[Job], nj: int, progress: bool, options: tuple) -> Report:
     (path / "wav.scp").unlink(missing_ok=True)
     _remove_leftovers(path)
     journal = Journal(path / ".format" / "done.jsonl")
@@ -106,13 +110,13 @@ def format_data(
     journal.rewrite(done.values())
     todo = [job for job in jobs if job.utt not in done]
     try:
-        for entries in _run(todo, nj or workers.default_nj(), resumed, progress):
+        for entries in _run(todo, nj, resumed, progress):
             journal.append(entries)
             done.update({entry.utt: entry for entry in entries})
     finally:
         journal.close()
     journal.rewrite(done.values())
-    return _finish(source, path, done, resumed, rate_hz, min_duration_s, skip_broken)
+    return _finish(source, path, done, resumed, *options)
 
 
 def _run(todo: Sequence[Job], nj: int, resumed: int, progress: bool):

@@ -17,7 +17,7 @@ import numpy as np
 from espnet_ext.datadir import DataDir
 from espnet_ext.datadir.tables import read_scp, write_scp
 from espnet_ext.errors import UserError
-from espnet_ext.files import atomic_write
+from espnet_ext.files import atomic_write, only_writer
 from espnet_ext.inference.clips import Clip, FileClip
 
 log = logging.getLogger(__name__)
@@ -88,6 +88,12 @@ def run(task: Extraction, make_embedder: Callable[[], Embedder], rate_hz: int = 
     if task.scp.is_file() and is_finished(task):
         log.info("%s is finished; nothing to do", task.scp)
         return task.scp
+    job, jobs = task.shard
+    with only_writer(task.out, f".{job}of{jobs}.lock"):
+        return _run_shard(task, make_embedder, rate_hz, parts)
+
+
+def _run_shard(task: Extraction, make_embedder: Callable[[], Embedder], rate_hz: int, parts: Path) -> Path | None:
     # A table of other settings must not pass for this one's while this job works.
     task.scp.unlink(missing_ok=True)
     parts.mkdir(parents=True, exist_ok=True)

@@ -2,17 +2,21 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import numpy as np
 import torch
 from espnet2.tasks.abs_task import AbsTask, scheduler_classes
+from espnet2.train.distributed_utils import get_rank
 from espnet2.utils.nested_dict_action import NestedDictAction
 
+from espnet_ext.files import only_writer
 from espnet_ext.tasks.config import accepted_keys, check_keys, parse_args
 from espnet_ext.train.plain import plain
 from espnet_ext.train.schedule import EpochSchedule
+from espnet_ext.train.settings import kept_settings
 from espnet_ext.train.trainer import Trainer
 
 # One more value of --scheduler.
@@ -62,13 +66,25 @@ class Task(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """One process of a training; where ESPnet starts several, each says its error itself, in one line."""
         try:
-            super().main_worker(args)
+            with cls._own_folder(args):
+                super().main_worker(args)
         except Exception as error:
             message = plain(error) if args.multiprocessing_distributed else None
             if message is None:
                 raise
             print(f"train: error: {message}", file=sys.stderr, flush=True)
             sys.exit(2)
+
+    @classmethod
+    @contextmanager
+    def _own_folder(cls, args: argparse.Namespace) -> Iterator[None]:
+        """Let the first process hold ``output_dir`` and look at what was trained there before."""
+        rank = get_rank(args.dist_rank, args.dist_launcher) if args.distributed else 0
+        if args.dry_run or rank:
+            yield
+            return
+        with only_writer(args.output_dir), kept_settings(args, [choices.name for choices in cls.class_choices_list]):
+            yield
 
     @classmethod
     def complete(cls, args: argparse.Namespace) -> None:

@@ -107,6 +107,42 @@ def test_another_model_in_the_same_folder_is_one_line(corpus, trained, capsys):
     assert "another model" in last and "--output_dir" in last
 
 
+def test_a_finished_training_is_not_taken_for_one_with_other_settings(corpus, trained, capsys):
+    """ESPnet keeps the old model and writes the new settings beside it."""
+    before = (trained / "config.yaml").read_bytes()
+    for changed in (["--optim_conf", "lr=0.5"], ["--encoder", "ecapa_tdnn", "--encoder_conf", "{ndim: 16}"]):
+        assert main(small_options(corpus, trained, *changed)) == 2
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "holds a finished training with other settings" in said and "--spk_tag" in said and " was " in said
+    assert main(small_options(corpus, trained, "--num_workers", "1", "--log_level", "WARNING")) == 0
+    # It may go on for longer, but not with a model of another shape.
+    assert main(small_options(corpus, trained, "--max_epoch", "4", "--projector_conf", "output_size=9")) == 2
+    settings = yaml.safe_load((trained / "config.yaml").read_text())
+    assert {**settings, "num_workers": 0, "log_level": "INFO"} == yaml.safe_load(before)
+
+
+def test_an_unfinished_training_goes_on_with_other_settings_and_says_so(corpus, tmp_path, capfd):
+    command = [sys.executable, "-m", "espnet_ext.bin.train"]
+    for more in (["--max_epoch", "1"], ["--max_epoch", "2", "--batch_size", "8"]):
+        subprocess.run([*command, *small_options(corpus, tmp_path / "exp", *more)], check=True)
+    assert "goes on with other settings: batch_size was 12, is 8" in capfd.readouterr().err
+
+
+def test_two_trainings_in_one_folder(corpus, tmp_path, capsys):
+    from espnet_ext.files import only_writer
+
+    script = "import sys, time\nfrom espnet_ext.files import only_writer\n"
+    script += "with only_writer(sys.argv[1]):\n    print(flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path / "exp"], stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert main(small_options(corpus, tmp_path / "exp")) == 2
+        assert f"another process ({other.pid} on " in capsys.readouterr().err
+        other.kill()
+    with only_writer(tmp_path / "exp"):  # kill -9 leaves nothing in the way
+        pass
+    assert [path.name for path in (tmp_path / "exp").iterdir()] == ["train.log"]
+
+
 def test_weights_of_another_shape_are_one_line(corpus, trained, tmp_path, capsys):
     more = ["--init_param", str(trained / "3epoch.pth"), "--projector_conf", "output_size=9"]
     assert main(small_options(corpus, tmp_path / "exp", *more)) == 2
