@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
 from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
 from espnet2.layers.utterance_mvn import UtteranceMVN as EspnetUtteranceMVN
+from torchaudio.transforms import MelScale
 
 from espnet_ext.errors import UserError
 
@@ -14,10 +15,13 @@ class MelFrontend(MelSpectrogramTorch):
 
     What was wrong in ESPnet 202511: every utterance was given the padded length, the last frames of a short one
     looked at padding instead of its own reflection, its mean included padding, and by default there was neither a
-    logarithm nor a mean subtraction. Numbers for an unpadded utterance are ESPnet's; so are the buffers' names.
+    logarithm nor a mean subtraction; and the filters were laid out for 16 kHz whatever the rate, so that at 8 kHz an
+    ``f_max`` of 3800 meant 1900 Hz. Numbers for an unpadded utterance at 16 kHz are ESPnet's, as are buffers' names.
 
-    preemp: pre-emphasis with 0.97; win_length, hop_length, n_fft in samples; f_min, f_max in Hz; log: log(x + 1e-6);
-    normalize: "mn" subtracts each bin's mean over the utterance's valid frames, None does not.
+    rate_hz: sampling rate of the audio; preemp: pre-emphasis with 0.97; win_length, hop_length, n_fft in samples (None:
+    25 ms, 10 ms, and 512 or the power of two that holds the window); f_min, f_max in Hz (f_max None: 95 % of half the
+    rate); log: log(x + 1e-6); normalize: "mn" subtracts each bin's mean over the utterance's valid frames, None does
+    not.
     """
 
     ignores_padding = True
@@ -25,17 +29,27 @@ class MelFrontend(MelSpectrogramTorch):
     def __init__(
         self,
         preemp: bool = True,
-        n_fft: int = 512,
+        n_fft: int | None = None,
         log: bool = True,
-        win_length: int = 400,
-        hop_length: int = 160,
+        win_length: int | None = None,
+        hop_length: int | None = None,
         f_min: int = 20,
-        f_max: int = 7600,
+        f_max: int | None = None,
         n_mels: int = 80,
         window_fn: str = "hamming",
         mel_scale: str = "htk",
         normalize: str | None = "mn",
+        rate_hz: int = 16000,
     ):
+        win_length = win_length or round(0.025 * rate_hz)
+        hop_length = hop_length or round(0.010 * rate_hz)
+        n_fft = n_fft or max(512, 1 << (win_length - 1).bit_length())
+        f_max = f_max or round(0.475 * rate_hz)
+        if not f_min < f_max <= rate_hz / 2:
+            raise UserError(
+                f"frontend_conf of melspec_torch: f_max must be from f_min ({f_min} Hz) to half the sampling rate "
+                f"({rate_hz / 2:g} Hz), got {f_max}"
+            )
         for name, value, allowed in (
             ("window_fn", window_fn, ("hann", "hamming")),
             ("normalize", normalize, ("mn", None)),
@@ -44,8 +58,10 @@ class MelFrontend(MelSpectrogramTorch):
             if value not in allowed:
                 raise UserError(f"frontend_conf of melspec_torch: {name} must be one of {allowed}, got {value!r}")
         super().__init__(
-            preemp, n_fft, log, win_length, hop_length, f_min, f_max, n_mels, window_fn, mel_scale, normalize
+            preemp, n_fft, log, win_length, hop_length, f_min, min(f_max, 8000), n_mels, window_fn, mel_scale, normalize
         )
+        if rate_hz != 16000:
+            self.transform.mel_scale = MelScale(n_mels, rate_hz, f_min, f_max, n_fft // 2 + 1, None, mel_scale)
         self.n_fft = n_fft
         self.win_length = win_length
         self.hop_length = hop_length

@@ -24,6 +24,7 @@ def complete_data(task, args: argparse.Namespace) -> None:
         logging.warning("num_att_plot: a speaker model has no attention to plot; set to 0")
         args.num_att_plot = 0
     _merge_top_level(args)
+    _rate_of_frontend(args)
     if args.train_dir is not None:
         _from_train_dir(args)
     if args.dev_dir is not None:
@@ -65,6 +66,19 @@ def _merge_top_level(args: argparse.Namespace) -> None:
             raise UserError(f"{key} is {top} at the top level and {conf[key]} in preprocessor_conf; keep one of them")
         conf[key] = top
     args.preprocessor_conf = conf
+
+
+def _rate_of_frontend(args: argparse.Namespace) -> None:
+    """Tell the mel frontend the rate of the crops; pretrained encoders know 16 kHz only."""
+    rate_hz = args.preprocessor_conf.get("sample_rate", 16000)
+    if args.frontend in ("huggingface", "s3prl") and rate_hz != 16000:
+        raise UserError(f"sample_rate is {rate_hz}, but frontend {args.frontend} takes 16000; leave sample_rate out")
+    if args.frontend == "melspec_torch":
+        if rate_hz != 16000:
+            args.frontend_conf = {"rate_hz": rate_hz, **args.frontend_conf}
+        given = args.frontend_conf.get("rate_hz", 16000)
+        if given != rate_hz:
+            raise UserError(f"frontend_conf: rate_hz is {given}, but sample_rate {rate_hz}; leave rate_hz out")
 
 
 def _from_train_dir(args: argparse.Namespace) -> None:

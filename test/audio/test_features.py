@@ -1,5 +1,7 @@
 """The mel frontend against ESPnet's, and what padding must not do to it."""
 
+import math
+
 import pytest
 import torch
 from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
@@ -30,6 +32,23 @@ def test_equals_espnet_for_whole_utterances(options):
     torch.testing.assert_close(feats, theirs(wav, torch.tensor([8123, 8123]))[0], rtol=1e-5, atol=1e-5)
     assert lengths.tolist() == [feats.size(1)] * 2
     assert feats.size(2) == ours.output_size()
+
+
+def test_bins_lie_where_they_should_at_any_rate():
+    """A tone is strongest in the bin whose centre, by HTK's formula, it is; ESPnet's filters are those of 16 kHz."""
+    for rate_hz, size in ((8000, (200, 80, 512)), (16000, (400, 160, 512)), (48000, (1200, 480, 2048))):
+        frontend = MelFrontend(n_mels=40, preemp=False, normalize=None, rate_hz=rate_hz)
+        assert (frontend.win_length, frontend.hop_length, frontend.n_fft) == size
+        mel = torch.linspace(*(2595 * math.log10(1 + f / 700) for f in (20, 0.475 * rate_hz)), 42)[1:-1]
+        centres_hz = 700 * (10 ** (mel / 2595) - 1)
+        for bin_number in (20, 30, 39):
+            tone = torch.sin(2 * math.pi * centres_hz[bin_number] * torch.arange(rate_hz) / rate_hz)
+            assert frontend(tone[None])[0][0, 50].argmax() == bin_number
+
+
+def test_bins_beyond_half_the_rate_are_refused():
+    with pytest.raises(UserError, match="half the sampling rate"):
+        MelFrontend(f_max=7600, rate_hz=8000)
 
 
 def test_padding_changes_nothing():

@@ -60,6 +60,8 @@ def fail(corpus, tmp_path, capsys):
         ("a: [\n", "x.yaml line 2: not valid YAML"),
         ("- 3\n", "should hold 'key: value' lines"),
         ("loss_conf: 3\n", "loss_conf should hold"),
+        ("sample_rate: 8000\nfrontend_conf: {rate_hz: 16000}\n", "rate_hz is 16000, but sample_rate 8000"),
+        ("sample_rate: 8000\nfrontend_conf: {f_max: 7600}\n", "f_max must be from f_min (20 Hz) to half"),
         ("frontend: null\n", "set input_size, or choose a frontend"),
         ("init_param: [/nowhere/model.pth]\n", "--init_param: /nowhere/model.pth does not exist"),
     ],
@@ -133,9 +135,18 @@ def test_what_espnet_ignores_is_used(corpus, tmp_path, capsys):
     assert main(options) == 0
     saved = yaml.safe_load((tmp_path / "exp" / "config.yaml").read_text())
     assert saved["preprocessor_conf"] == {"target_duration": 0.5, "num_eval": 3, "sample_rate": 8000}
+    assert saved["frontend_conf"]["rate_hz"] == 8000  # the mel bins lie where the audio is
     assert saved["spk_num"] == 6 and saved["optim_conf"]["lr"] == 1e-4 and saved["num_att_plot"] == 0
     assert saved["best_model_criterion"] == [["valid", "eer", "min"]] and saved["frontend"] == "melspec_torch"
     assert "2 iterations per epoch, 3 epochs, 6 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("frontend", ["huggingface", "s3prl"])
+def test_pretrained_encoders_take_16_khz(corpus, tmp_path, capsys, frontend):
+    options = small_options(corpus, tmp_path / "exp", "--frontend", frontend, "--sample_rate", "8000")
+    at = options.index("--frontend_conf")
+    assert main([*options[:at], *options[at + 2 :]]) == 2
+    assert f"frontend {frontend} takes 16000" in capsys.readouterr().err
 
 
 def test_a_schedule_in_steps_says_how_many_epochs_it_is(corpus, tmp_path, capsys):
