@@ -6,12 +6,15 @@ import fcntl
 import os
 import socket
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from espnet_ext.errors import UserError
 
+# Process numbers mean something on one machine only, and folders are shared.
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -19,13 +22,18 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) -> Iterator[IO[Any]]:
     """Open a file for writing that appears under ``path`` only when the block ends without an exception.
 
-    The content goes to a hidden file ``.<name>.<random>.tmp`` in the same folder (made if missing), reaches the disk
-    (``sync``), and is moved into place; an exception, a full disk included, leaves the old ``path`` as it was.
+    The content goes to a hidden file ``.<name>.<writer>.<random>.tmp`` in the same folder (made if missing), reaches
+    the disk (``sync``), and is moved into place; an exception, a full disk included, leaves the old ``path`` as it was.
+    What a killed process left of the same file is removed, unless ``sync`` is False: that is for folders that get very
+    many files, which their writer looks through once.
     ``mode`` is ``w`` (UTF-8, Unix line ends) or ``wb``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:200]}.", suffix=".tmp", dir=path.parent)
+    mark = f".{path.name[:180]}.{_HOST}-"
+    if sync:
+        _remove_leftovers(path.parent, mark)
+    handle, temporary = tempfile.mkstemp(prefix=f"{mark}{os.getpid()}.", suffix=".tmp", dir=path.parent)
     try:
         text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
         with open(handle, mode, **text) as file:
@@ -44,6 +52,25 @@ def atomic_write(path: str | os.PathLike, mode: str = "w", sync: bool = True) ->
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _remove_leftovers(folder: Path, mark: str) -> None:
+    """Remove the unfinished files that begin with ``mark`` whose process on this machine is gone."""
+    for name in os.listdir(folder):
+        process = name[len(mark) :].partition(".")[0]
+        if name.startswith(mark) and name.endswith(".tmp") and process.isdecimal() and not _is_alive(int(process)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / name)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""One writer per folder; what `atomic_write` promises is tested with the audio that it writes."""
+"""One writer per folder, and nothing left of a killed one; the rest of `atomic_write` is tested with audio."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from espnet_ext.errors import UserError
-from espnet_ext.files import only_writer
+from espnet_ext.files import atomic_write, only_writer
 
 HOLD = """
 import sys
@@ -58,3 +58,16 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     with only_writer(tmp_path):
         pass
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_of_that_file(tmp_path):
+    script = "import os, sys\nfrom espnet_ext.files import atomic_write\nwith atomic_write(sys.argv[1]) as file:\n"
+    for name in ("table", "table.b"):
+        subprocess.run([sys.executable, "-c", script + "    os.kill(os.getpid(), 9)", tmp_path / name])
+    assert len(os.listdir(tmp_path)) == 2
+    with atomic_write(tmp_path / "table") as one, atomic_write(tmp_path / "table") as two:  # the living are left alone
+        one.write("one")
+        two.write("two")
+    assert (tmp_path / "table").read_text() == "one"
+    (left,) = set(os.listdir(tmp_path)) - {"table"}
+    assert left.startswith(".table.b.")

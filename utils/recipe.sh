@@ -117,6 +117,10 @@ _recipe_end() {
         "0 "* | *" true") ;;
         129* | 130* | 143*) echo "${_recipe_name}: interrupted ${where}; the same command goes on from what is finished" >&2 ;;
         *)
+            if [ "${status}" -eq 137 ]; then
+                echo "${_recipe_name}: its command was killed (out of memory?);" \
+                    "the same command goes on from what is finished" >&2
+            fi
             echo "${_recipe_name}: failed ${where} with exit code ${status}: ${_recipe_command:-exit}" >&2
             if [ -n "${_recipe_log}" ]; then echo "${_recipe_name}: what the stage printed: ${_recipe_log}" >&2; fi ;;
     esac

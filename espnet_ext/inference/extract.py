@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +202,10 @@ def merge(task: Extraction, parts: Path) -> Path | None:
     broken: dict[str, str] = {}
     for job in range(1, jobs + 1):
         for number in range(int((parts / f"{job}of{jobs}.done").read_text())):
-            if (made := _chunk(parts, (job, jobs), number, "scp")).stat().st_size:  # empty where all were broken
+            made = _chunk(parts, (job, jobs), number, "scp")
+            if not made.is_file():
+                raise UserError(f"{task.out}: another run removed {made.name}; give the same command again, alone")
+            if made.stat().st_size:  # empty where all were broken
                 places |= read_scp(made)
             if (listed := _chunk(parts, (job, jobs), number, "broken")).is_file():
                 broken |= read_scp(listed)
@@ -213,11 +217,20 @@ def merge(task: Extraction, parts: Path) -> Path | None:
     if broken:
         write_scp(task.out / "broken", broken)
     write_scp(task.scp, places)
+    _remove_unused(task, parts)
+    log.info("%s: %d embeddings%s", task.scp, len(places), f", {len(broken)} broken left out" if broken else "")
+    return task.scp
+
+
+def _remove_unused(task: Extraction, parts: Path) -> None:
+    """Remove what other settings, and other numbers of jobs that were killed, have left."""
     for other in parts.parent.iterdir():
         if other != parts:
             shutil.rmtree(other, ignore_errors=True)
-    log.info("%s: %d embeddings%s", task.scp, len(places), f", {len(broken)} broken left out" if broken else "")
-    return task.scp
+    ours = re.compile(rf"\.?\d+of{task.shard[1]}\.")
+    for file in [*parts.iterdir(), *task.out.glob(".*of*.lock")]:
+        if not ours.match(file.name):
+            file.unlink(missing_ok=True)
 
 
 class Progress:

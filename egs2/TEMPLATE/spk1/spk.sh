@@ -107,6 +107,7 @@ if stage 6 score "EER, minDCF and Cllr; raw, AS-norm, calibrated -> exp/…/RESU
     tests=() floor=("${expdir}/mfcc/${dev_set}/embedding.scp")
     for name in ${test_sets}; do
         require "${exp}/embeddings/${name}/embedding.scp" "stage 5 (infer)"
+        compgen -G "dump/${name}/trials*" > /dev/null || fail "dump/${name}/trials is missing; stage 3 (trials) makes it"
         tests+=(--test "${name}" "${exp}/embeddings/${name}/embedding.scp" "dump/${name}"/trials*)
         floor+=("${expdir}/mfcc/${name}/embedding.scp")
     done
