@@ -10,7 +10,6 @@ every call (0.4 ms), which makes the result a function of the arguments alone.
 import _ctypes
 import ctypes
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Sequence
@@ -18,8 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_ext.audio.espeak_times import PAUSE, Event, align
 from espnet_ext.datadir.alignment import Interval
 from espnet_ext.errors import UserError
+
+__all__ = ["ATTRIBUTES", "PAUSE", "Espeak", "Speech"]
 
 # speak_lib.h: espeak_AUDIO_OUTPUT, espeak_EVENT_TYPE, espeak_PARAMETER, flags.
 _SYNCHRONOUS = 2
@@ -28,11 +30,6 @@ _EVENT_END_OF_LIST, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CHARS_UTF8, _END_PAUSE = 1, 0x1000
 _POSITION_CHARACTER = 1
-_PUNCTUATION = '.,;:!?"()[]-'
-_STRESS_MARKS = str.maketrans("", "", "ˈˌ")
-
-PAUSE = "sil"
-"""Label of a pause among the phones."""
 
 _lock = threading.Lock()
 
@@ -147,7 +144,7 @@ class Espeak:
         if len(samples) == 0:
             raise UserError(f"espeak-ng says nothing for {text!r} as {voice!r}: the wheel has no dictionary for it")
         duration_s = len(samples) / own_rate_hz
-        phones, words = _align(text, events, own_rate_hz, duration_s)
+        phones, words = align(text, events, own_rate_hz, duration_s)
         wav = samples.astype(np.float32) / 32768
         if self.rate_hz != own_rate_hz:
             import soxr
@@ -156,9 +153,9 @@ class Espeak:
         return Speech(wav, self.rate_hz, phones, words)
 
     def _run(self, text, language, variant, attributes, parameters, seed):
-        """Return (int16 samples, sampling rate, [(type, text position, sample, phone label)]) from a fresh library."""
+        """Return (int16 samples, sampling rate, events) from a fresh library."""
         pieces: list[bytes] = []
-        events: list[tuple[int, int, int, str]] = []
+        events: list[Event] = []
 
         def receive(wav, num_samples, event):
             if wav and num_samples > 0:
@@ -169,7 +166,7 @@ class Espeak:
                 if e.type in (_EVENT_WORD, _EVENT_PHONEME):
                     # Only the bytes up to the first NUL are the name; a full 8-byte name has none.
                     name = bytes(e.id.string).decode("utf-8", "ignore") if e.type == _EVENT_PHONEME else ""
-                    events.append((e.type, e.text_position - 1, max(e.sample, 0), name))
+                    events.append(Event(e.type == _EVENT_WORD, e.text_position - 1, max(e.sample, 0), name))
                 i += 1
             return 0
 
@@ -262,54 +259,3 @@ ATTRIBUTES = (
     "words",
 )
 """Attributes that ``Espeak.synthesise`` accepts (espeak-ng, docs/voices.md)."""
-
-
-def _align(text, events, rate_hz, duration_s) -> tuple[list[Interval], list[Interval]]:
-    """Turn espeak's events into the intervals of phones and of words (``Speech``).
-
-    A phone event marks where the phone starts, except for the first of a word: its closure starts at the word event.
-    Some pairs of function words ("of the") come as one event: their phones are shared out by the number of letters.
-    """
-    spans = [match.span() for match in re.finditer(r"\S+", text) if any(c.isalnum() for c in match.group())]
-    phones: list[list] = []  # [label, start_s, index of the word that owns it; -1 for a pause]
-    owner, word_start = 0, None
-    for kind, position, sample, name in events:
-        if kind == _EVENT_WORD:
-            found = [i for i, (start, end) in enumerate(spans) if start <= position < end]
-            # Numbers raise events inside of their word; only a step forward starts a new one.
-            owner = max(found[-1] if found else owner, owner)
-            word_start = sample
-            continue
-        label = name.translate(_STRESS_MARKS) or PAUSE
-        if label == PAUSE:
-            if phones and phones[-1][0] != PAUSE:
-                phones.append([PAUSE, sample / rate_hz, -1])
-        else:
-            start = sample if word_start is None else min(sample, word_start)
-            phones.append([label, start / rate_hz, owner])
-        word_start = None
-    if phones:
-        phones[0][1] = 0.0
-    ends = [start for _, start, _ in phones[1:]] + [duration_s]
-    kept = [
-        (Interval(label, start, end), i) for (label, start, i), end in zip(phones, ends, strict=True) if end > start
-    ]
-    words: list[Interval] = []
-    said = sorted({i for _, i in kept if i >= 0})
-    for i, after in zip(said, said[1:] + [len(spans)], strict=True):
-        labels = [text[start:end].strip(_PUNCTUATION) for start, end in spans[i:after]]
-        words.extend(_share_out(labels, [phone for phone, k in kept if k == i]))
-    return [phone for phone, _ in kept], words
-
-
-def _share_out(labels, phones) -> list[Interval]:
-    """Share the phones of one word event out to its words, in proportion to their letters, at least one phone each."""
-    letters = np.cumsum([len(label) for label in labels])
-    cuts = [0, *(round(len(phones) * n / letters[-1]) for n in letters)]
-    for i in range(1, len(cuts)):
-        cuts[i] = min(max(cuts[i], cuts[i - 1] + 1), len(phones) - (len(labels) - i))
-    return [
-        Interval(label, phones[a].start_s, phones[b - 1].end_s)
-        for label, a, b in zip(labels, cuts, cuts[1:], strict=False)
-        if b > a
-    ]
