@@ -3,14 +3,10 @@
 
 import argparse
 import json
-import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
@@ -54,9 +50,7 @@ def main(argv=None) -> None:
         jobs += [(str(out / "audio" / subset), subset, i, utts, args.num_sessions, args.seed) for i in range(speakers)]
     # One thread per process: the work is parallel over speakers already.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    from corpus.speaker import make_speaker
-
-    run_jobs(make_speaker, jobs, args.nj)
+    run_jobs(jobs, args.nj)
     from corpus.tables import write_clips, write_sums, write_tables
 
     for subset in ("train", "test"):
@@ -137,34 +131,22 @@ def write_json(path: Path, content: dict) -> None:
         file.write(json.dumps(content, indent=1) + "\n")
 
 
-def end_with_parent() -> None:
-    """Let this worker end when its parent is killed; by itself it would wait for the next job for ever."""
+def speaker(job: tuple) -> str:
+    """Make one speaker, in a worker process."""
+    from corpus.speaker import make_speaker
 
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return make_speaker(*job)
 
 
-def run_jobs(function, jobs, nj: int) -> None:
-    """Call ``function(*job)`` for every job in ``nj`` processes, showing how many are done and the time left."""
+def run_jobs(jobs: list[tuple], nj: int) -> None:
+    """Make the speakers in ``nj`` processes, showing how many are done and the time left."""
+    from espnet_ext.datadir import workers
+
     started = time.monotonic()
-    with ProcessPoolExecutor(nj, initializer=end_with_parent) as pool:
-        futures = [pool.submit(function, *job) for job in jobs]
-        try:
-            for i, future in enumerate(as_completed(futures), 1):
-                future.result()
-                if i % 10 == 0 or i == len(jobs):
-                    left_s = (time.monotonic() - started) / i * (len(jobs) - i)
-                    print(f"{i}/{len(jobs)} speakers, {left_s:.0f} s left", file=sys.stderr, flush=True)
-        except BrokenProcessPool:
-            raise UserError(
-                "a worker process was killed (out of memory?); the same command goes on from what is finished"
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for i, _ in enumerate(workers.run(speaker, jobs, nj), 1):
+        if i % 10 == 0 or i == len(jobs):
+            left_s = (time.monotonic() - started) / i * (len(jobs) - i)
+            print(f"{i}/{len(jobs)} speakers, {left_s:.0f} s left", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
