@@ -96,8 +96,3 @@ def best_time(function: Callable[[], Any], repeats: int = 3) -> float:
         function()
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def command_time(command: list[str], repeats: int = 3) -> float:
-    """Least wall time of ``repeats`` runs of a command that has to succeed, in seconds."""
-    return best_time(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), repeats)

@@ -34,7 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME EMBEDDING_SCP",
         help="one more system, for example MFCC statistics: vectors of the test utterances, scored by cosine; vectors "
-        "of other utterances in the files (training) standardise the dimensions; may be repeated",
+        "of other utterances in the files (development) standardise the dimensions; may be repeated",
     )
     add("--score", choices=["cosine", "distance"], default="cosine", help="distance: ESPnet's multi-crop score")
     add("--subtract_mean", choices=["true", "false"], default="true", help="take off the mean of cohort, else dev")

@@ -133,6 +133,9 @@ class DataDir:
     def num_samples(self, utt: str, rate_hz: int = 16000) -> int:
         """Return an utterance's length in samples: from ``utt2num_samples``, else from the header at ``rate_hz``."""
         if self.has("utt2num_samples"):
+            if utt not in self.utt2num_samples:
+                path = self.path / "utt2num_samples"
+                raise UserError(f"{path}: no line for utterance {utt!r}; mend it: {fix_command(path)}")
             return self.utt2num_samples[utt]
         entry, start_s, end_s = self.source(utt)
         info = audio_info(entry, self.allow_commands)

@@ -125,7 +125,7 @@ def read_cohort(
 def read_floor(name: str, files: list[str], sets: list[EvaluationSet]) -> EmbeddingTable:
     """Read the vectors of a floor system for every utterance of the test sets.
 
-    Vectors of other utterances in the files (training speakers) standardise every dimension. Plain statistics such as
+    Vectors of other utterances in the files (development) standardise every dimension. Plain statistics such as
     MFCC means need that: without it their largest dimensions decide alone.
     """
     table = EmbeddingTable.read(*files)

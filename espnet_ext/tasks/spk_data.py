@@ -13,6 +13,7 @@ from espnet_ext.datadir.trials import Trials, read_trials
 from espnet_ext.errors import UserError
 from espnet_ext.train.sampler import BalancedSampler
 from espnet_ext.train.trials import DevUtterances, TrialIterFactory
+from espnet_ext.zoo.tensors import load_tensors
 
 # What a dry run without data stands in for.
 _DRY_CLASSES, _DRY_ITERATIONS = 10, 100
@@ -158,13 +159,11 @@ def _count_classes(args: argparse.Namespace, speaker_of: dict[str, str]) -> None
 
 def _free_head(args: argparse.Namespace) -> None:
     """Leave the classification head out of ``--init_param`` models that were trained on other speakers."""
-    import torch
-
     entries = []
     for entry in args.init_param:
         parts = entry.split(":")
         if len(parts) == 1:
-            state = torch.load(parts[0], map_location="cpu", weights_only=True, mmap=True)
+            state = load_tensors(parts[0])
             rows = {value.shape[0] for key, value in state.items() if key.startswith("loss.") and value.ndim == 2}
             wanted = args.spk_num * (args.loss_conf.get("K", 3) if args.loss == "aamsoftmax_sc_topk" else 1)
             if rows and rows != {wanted}:

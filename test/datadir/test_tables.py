@@ -127,6 +127,10 @@ def test_data_directory_says_what_is_missing(tmp_path):
         _ = data.utt2spk
     with pytest.raises(UserError, match="'a' has 'many'"):
         _ = data.utt2num_samples
+    short = DataDir.write(tmp_path / "short", {"wav.scp": {"a": "a.wav", "b": "b.wav"}, "utt2num_samples": {"a": 5}})
+    assert short.num_samples("a") == 5
+    with pytest.raises(UserError, match="utt2num_samples: no line for utterance 'b'; mend it"):
+        short.num_samples("b")
     (tmp_path / "segments").write_text("u a 1\n")
     with pytest.raises(UserError, match="segments: utterance 'u' needs"):
         _ = data.segments

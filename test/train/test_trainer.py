@@ -147,6 +147,9 @@ def test_weights_of_another_shape_are_one_line(corpus, trained, tmp_path, capsys
     more = ["--init_param", str(trained / "3epoch.pth"), "--projector_conf", "output_size=9"]
     assert main(small_options(corpus, tmp_path / "exp", *more)) == 2
     assert "init_param: these weights belong to a model of another shape" in capsys.readouterr().err
+    (tmp_path / "cut.pth").write_bytes((trained / "3epoch.pth").read_bytes()[:5000])
+    assert main(small_options(corpus, tmp_path / "exp", "--init_param", str(tmp_path / "cut.pth"))) == 2
+    assert "cut.pth: is no whole weights file" in capsys.readouterr().err
 
 
 def test_margin_follows_its_schedule(corpus, monkeypatch):
