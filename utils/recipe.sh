@@ -55,6 +55,9 @@ fail() { # MESSAGE: one line, exit code 2
 require() { # PATH WHO: stop unless the file has content or the folder exists
     [ -d "$1" ] || [ -s "$1" ] || fail "$1 is missing or empty; $2 makes it"
 }
+warn_outdated() { # PATH SOURCE WHO: a word where PATH is older than what it was made from
+    if [ "$2" -nt "$1" ]; then log "warning: $1 is older than $2; $3 makes it anew"; fi
+}
 run() { # COMMAND…: show it, run it, keep what it prints in the stage's log
     local status=0 file="${log_dir}/${_recipe_now:-recipe}.log" guard=()
     # Where util-linux can: the command ends with this script, even by kill -9, and never writes beside the next run.

@@ -312,7 +312,12 @@ def test_data_that_changed_after_format(finished, tmp_path):
     tables = {name: read_scp(recipe / "data/test" / name) for name in ("wav.scp", "utt2spk")}
     tables["wav.scp"][changed] = tables["wav.scp"][other]
     DataDir.write(recipe / "data/test", tables)
-    run(recipe, "--stage", "format")
+    assert "warning: " not in run(recipe, "--stage", "format")
     after = read_vectors(recipe, "test")
     assert {utt for utt in before if not np.array_equal(before[utt], after[utt])} == {changed}
     assert np.array_equal(after[changed], after[other])
+    # A model that is newer than what is scored or packed with it.
+    (recipe / EXP / "valid.eer.best.pth").touch()
+    assert f"{EXP}/embeddings/test/embedding.scp is older than {EXP}/valid.eer.best.pth" in run(
+        recipe, "--stage", "score"
+    )

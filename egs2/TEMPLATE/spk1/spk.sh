@@ -107,6 +107,7 @@ if stage 6 score "EER, minDCF and Cllr; raw, AS-norm, calibrated -> exp/…/RESU
     tests=() floor=("${expdir}/mfcc/${dev_set}/embedding.scp")
     for name in ${test_sets}; do
         require "${exp}/embeddings/${name}/embedding.scp" "stage 5 (infer)"
+        warn_outdated "${exp}/embeddings/${name}/embedding.scp" "${exp}/${inference_model}" "stage 5 (infer)"
         compgen -G "dump/${name}/trials*" > /dev/null || fail "dump/${name}/trials is missing; stage 3 (trials) makes it"
         tests+=(--test "${name}" "${exp}/embeddings/${name}/embedding.scp" "dump/${name}"/trials*)
         floor+=("${expdir}/mfcc/${name}/embedding.scp")
@@ -120,6 +121,7 @@ fi
 
 if stage 7 pack "config, weights, calibration and results -> exp/….zip"; then
     require "${exp}/results.json" "stage 6 (score)"
+    warn_outdated "${exp}/results.json" "${exp}/${inference_model}" "--stage infer"
     run python -m espnet_ext.bin.pack --exp "${exp}" --model_file "${exp}/${inference_model}" --scores "${exp}" \
         --out "${exp}.zip"
 fi
