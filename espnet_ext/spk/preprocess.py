@@ -52,11 +52,6 @@ class SpeakerPreprocessor:
             )
         self.augment = Augmenter(noise_info, noise_apply_prob, rir_scp, rir_apply_prob, sample_rate)
 
-    @property
-    def num_classes(self) -> int:
-        """Speakers times speeds: the size of the classification head."""
-        return len(self.speakers) * len(self.speed_factors)
-
     def __call__(self, uid: str, data: dict[str, str | np.ndarray]) -> dict[str, np.ndarray]:
         """Return ``data`` with a crop in place of ``speech`` and a class number in place of ``spk_labels``.
 

@@ -26,6 +26,7 @@ def complete_data(task, args: argparse.Namespace) -> None:
         args.num_att_plot = 0
     _merge_top_level(args)
     _rate_of_frontend(args)
+    _check_batches(args)
     if args.train_dir is not None:
         _from_train_dir(args)
     if args.dev_dir is not None:
@@ -80,6 +81,17 @@ def _rate_of_frontend(args: argparse.Namespace) -> None:
         given = args.frontend_conf.get("rate_hz", 16000)
         if given != rate_hz:
             raise UserError(f"frontend_conf: rate_hz is {given}, but sample_rate {rate_hz}; leave rate_hz out")
+
+
+def _check_batches(args: argparse.Namespace) -> None:
+    """Refuse the ways to make batches that would end in one of ESPnet's tracebacks."""
+    better = "leave both iterator_type and batch_type out: batches then balance the speakers"
+    if args.iterator_type not in ("task", "category", "sequence", "none"):
+        raise UserError(f"iterator_type {args.iterator_type} is not for speaker models; {better}")
+    if args.iterator_type == "sequence" and args.batch_type not in ("unsorted", "sorted", "folded", "numel", "length"):
+        raise UserError(f"batch_type {args.batch_type} does not go with iterator_type sequence; {better}")
+    if args.iterator_type == "sequence" and args.batch_type == "folded" and len(args.fold_length) != 1:
+        raise UserError(f"batch_type folded needs one fold_length, in samples; give --fold_length 80000, or {better}")
 
 
 def _from_train_dir(args: argparse.Namespace) -> None:

@@ -36,7 +36,6 @@ def test_other_speeds_are_other_speakers(spk2utt, tmp_path):
     tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000)
     soundfile.write(tmp_path / "c1.wav", tone, 16000)
     preprocess = SpeakerPreprocessor(spk2utt, 1.0, speed_factors=[1.0, 0.9, 1.1])
-    assert preprocess.num_classes == 9
     seen = {}
     for seed in range(30):
         np.random.seed(seed)
