@@ -1,5 +1,6 @@
 """A small gallery of voices: who is enrolled, and which of them, if any, speaks in a recording."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +42,7 @@ class Identification:
 
 @dataclass
 class Gallery:
-    """People by name, tied to the model (``model``: SHA-256 of its weights) whose embeddings they are."""
+    """People by name, tied to the model whose embeddings they are: ``model`` is a checksum of its weights and mean."""
 
     model: str
     decision: Decision
@@ -50,7 +51,10 @@ class Gallery:
     @classmethod
     def of(cls, embedder: SpeakerEmbedder) -> "Gallery":
         """An empty gallery for a model."""
-        return cls(embedder.package.sha256, embedder.decision)
+        digest = hashlib.sha256(embedder.package.sha256.encode())
+        if embedder.decision.mean is not None:  # scoring the model again may change it
+            digest.update(np.asarray(embedder.decision.mean, dtype=np.float32).tobytes())
+        return cls(digest.hexdigest(), embedder.decision)
 
     @classmethod
     def read(cls, path: Path, embedder: SpeakerEmbedder) -> "Gallery":

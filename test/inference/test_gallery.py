@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,10 @@ def test_a_gallery_of_another_model_or_a_damaged_one_is_refused(model, files, tm
     with pytest.raises(UserError, match="another model"):
         Gallery.read(tmp_path / "g", other)
     embedder = SpeakerEmbedder.from_pretrained(model)
+    moved = SpeakerEmbedder.from_pretrained(model)
+    moved.decision = replace(moved.decision, mean=moved.decision.mean + 1)  # scored again, on other speakers
+    with pytest.raises(UserError, match="another model"):
+        Gallery.read(tmp_path / "g", moved)
     table = json.loads((tmp_path / "g").read_text())
     for people in ({"A": {"vector": [None]}}, {"A": {}}, [1], {"A": {"vector": [[1.0]], "recordings": 1}}):
         (tmp_path / "bad").write_text(json.dumps(table | {"people": people}))

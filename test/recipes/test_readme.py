@@ -39,6 +39,8 @@ def test_the_demo_beats_chance_and_shows_it(demo):
     eers = {row["where"]["system"]: row["value"] for row in rows if row["metric"] == "eer"}
     assert eers["raw"] < HIGHEST_EER, eers
     assert eers["raw"] < eers["MFCC statistics"], eers
+    cllr = {row["where"]["system"]: row["value"] for row in rows if row["metric"] == "cllr"}
+    assert cllr["calibrated"] < 0.7 * cllr["raw"], cllr
     assert (exp / "det.png").stat().st_size > 5000 and "chance" in (exp / "RESULTS.md").read_text()
     # On the screen: the table of errors, and the wall time of every stage.
     assert "EER" in told and "minDCF" in told and "wall time per stage" in told
