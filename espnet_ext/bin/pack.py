@@ -1,6 +1,6 @@
 """Pack a trained model with its calibration and results: an ESPnet-style zip that loads anywhere.
 
-espnet_ext pack --exp exp/spk_train_ecapa --scores exp/spk_train_ecapa/scores --out ecapa.zip
+espnet_ext pack --exp exp/spk_train_ecapa --scores exp/spk_train_ecapa --out ecapa.zip
 """
 
 import argparse
@@ -15,9 +15,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exp", required=True, help="experiment folder: config.yaml and weights")
     parser.add_argument("--model_file", help="weights, by path or by name in that folder (default: the best by EER)")
-    parser.add_argument(
-        "--scores", help="folder that `score` wrote: calibration, mean, cohort, RESULTS.md, results.json"
-    )
+    parser.add_argument("--scores", help="the --out of `score`: calibration, mean, cohort, RESULTS.md, results.json")
     parser.add_argument("--extra", nargs="+", default=[], metavar="FILE", help="more files to carry: pictures, README")
     parser.add_argument("--tag", help="name inside the package (default: the experiment folder's)")
     parser.add_argument("--out", required=True, help="the .zip to write")
@@ -47,6 +45,8 @@ def main(argv=None):
         scores = Path(args.scores)
         if not scores.is_dir():
             raise UserError(f"--scores {scores}: no such folder; score the model first")
+        if not any((scores / name).is_file() for name in REPORTS):
+            raise UserError(f"--scores {scores}: holds no {REPORTS[0]}; give the folder that was --out of score")
         companions = {key: scores / name for key, name in COMPANIONS.items() if (scores / name).is_file()}
         package = replace(package, files=package.files | companions)
         extras += [scores / name for name in REPORTS if (scores / name).is_file()]

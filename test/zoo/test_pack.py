@@ -140,6 +140,9 @@ def test_an_experiment_without_weights_or_scores_is_said(exp, tmp_path, capsys):
     assert pack_command.main(["--exp", str(exp), "--model_file", "no.pth", "--out", str(tmp_path / "p.zip")]) == 2
     assert pack_command.main(["--exp", str(exp), "--scores", "no", "--out", str(tmp_path / "p.zip")]) == 2
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.tar")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert pack_command.main(["--exp", str(exp), "--scores", str(tmp_path / "empty"), "--out", "p.zip"]) == 2
+    assert "holds no RESULTS.md; give the folder that was --out of score" in capsys.readouterr().err
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.zip"), "--extra", "run.py"]) == 2
     (exp / "valid.eer.best.pth").write_bytes(b"PK")
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.zip")]) == 2
