@@ -140,15 +140,13 @@ def test_an_experiment_without_weights_or_scores_is_said(exp, tmp_path, capsys):
     assert pack_command.main(["--exp", str(exp), "--model_file", "no.pth", "--out", str(tmp_path / "p.zip")]) == 2
     assert pack_command.main(["--exp", str(exp), "--scores", "no", "--out", str(tmp_path / "p.zip")]) == 2
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.tar")]) == 2
-    (tmp_path / "empty").mkdir()
-    assert pack_command.main(["--exp", str(exp), "--scores", str(tmp_path / "empty"), "--out", "p.zip"]) == 2
-    assert "holds no RESULTS.md; give the folder that was --out of score" in capsys.readouterr().err
+    assert pack_command.main(["--exp", str(exp), "--scores", str(tmp_path), "--out", "p.zip"]) == 2
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.zip"), "--extra", "run.py"]) == 2
     (exp / "valid.eer.best.pth").write_bytes(b"PK")
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.zip")]) == 2
     errors = capsys.readouterr().err.strip().splitlines()
-    words = ("no such folder", "it has valid.eer.best.pth", "no such folder", ".zip", "run.py", "truncated")
-    assert len(errors) == 6 and all(word in error for word, error in zip(words, errors, strict=True))
+    words = ("no such folder", "it has valid.eer.best.pth", "no such folder", ".zip", "holds no RESULTS.md", "run.py", "truncated")
+    assert len(errors) == 7 and all(word in error for word, error in zip(words, errors, strict=True))
     assert not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".*.tmp"))
 
 
