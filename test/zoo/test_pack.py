@@ -145,7 +145,15 @@ def test_an_experiment_without_weights_or_scores_is_said(exp, tmp_path, capsys):
     (exp / "valid.eer.best.pth").write_bytes(b"PK")
     assert pack_command.main(["--exp", str(exp), "--out", str(tmp_path / "p.zip")]) == 2
     errors = capsys.readouterr().err.strip().splitlines()
-    words = ("no such folder", "it has valid.eer.best.pth", "no such folder", ".zip", "holds no RESULTS.md", "run.py", "truncated")
+    words = (
+        "no such folder",
+        "it has valid.eer.best.pth",
+        "no such folder",
+        ".zip",
+        "holds no RESULTS.md",
+        "run.py",
+        "truncated",
+    )
     assert len(errors) == 7 and all(word in error for word, error in zip(words, errors, strict=True))
     assert not list(tmp_path.glob("*.zip")) and not list(tmp_path.glob(".*.tmp"))
 
