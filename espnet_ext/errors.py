@@ -11,6 +11,13 @@ class UserError(Exception):
     """A mistake of the user. The message is one line: what is wrong, where, and how to mend it."""
 
 
+def check_choices(where: str, *options: tuple[str, object, Sequence]) -> None:
+    """Raise ``UserError`` for the first ``(name, value, allowed values)`` whose value is not allowed."""
+    for name, value, allowed in options:
+        if value not in allowed:
+            raise UserError(f"{where}: {name} must be {', '.join(str(one) for one in allowed if one)}; got {value}")
+
+
 def cli(main: Callable[[Sequence[str] | None], int | None]) -> Callable[..., int]:
     """Wrap ``main(argv=None)`` so that a ``UserError`` or a full disk prints one line and gives exit code 2."""
 

@@ -7,7 +7,7 @@ from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
 from espnet2.layers.utterance_mvn import UtteranceMVN as EspnetUtteranceMVN
 from torchaudio.transforms import MelScale
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 
 
 class MelFrontend(MelSpectrogramTorch):
@@ -50,13 +50,12 @@ class MelFrontend(MelSpectrogramTorch):
                 f"frontend_conf of melspec_torch: f_max must be from f_min ({f_min} Hz) to half the sampling rate "
                 f"({rate_hz / 2:g} Hz), got {f_max}"
             )
-        for name, value, allowed in (
+        check_choices(
+            "frontend_conf of melspec_torch",
             ("window_fn", window_fn, ("hann", "hamming")),
             ("normalize", normalize, ("mn", None)),
             ("mel_scale", mel_scale, ("htk", "slaney")),
-        ):
-            if value not in allowed:
-                raise UserError(f"frontend_conf of melspec_torch: {name} must be one of {allowed}, got {value!r}")
+        )
         super().__init__(
             preemp, n_fft, log, win_length, hop_length, f_min, min(f_max, 8000), n_mels, window_fn, mel_scale, normalize
         )

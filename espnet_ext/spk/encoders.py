@@ -19,7 +19,7 @@ from espnet2.spk.encoder.xvector_encoder import XvectorEncoder as EspnetXvectorE
 from espnet2.spk.layers.ecapa_block import EcapaBlock
 from espnet2.spk.layers.rawnet_block import Bottle2neck
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.masking import layer_lengths, mean_over_time, padding_mask, zero_padding
 
 Lengths = torch.Tensor | None
@@ -87,8 +87,7 @@ class EcapaTdnnEncoder(EspnetEcapaTdnnEncoder):
         ndim: int = 1024,
         output_size: int = 1536,
     ):
-        if block != "EcapaBlock":
-            raise UserError(f"encoder_conf of ecapa_tdnn: block must be EcapaBlock, got {block}")
+        check_choices("encoder_conf of ecapa_tdnn", ("block", block, ("EcapaBlock",)))
         check_scale("ecapa_tdnn", ndim, model_scale)
         super().__init__(input_size, block, model_scale, ndim, output_size)
 
@@ -153,8 +152,7 @@ class RawNet3Encoder(EspnetRawNet3Encoder):
         ndim: int = 1024,
         output_size: int = 1536,
     ):
-        if block != "Bottle2neck":
-            raise UserError(f"encoder_conf of rawnet3: block must be Bottle2neck, got {block}")
+        check_choices("encoder_conf of rawnet3", ("block", block, ("Bottle2neck",)))
         check_scale("rawnet3", ndim, model_scale)
         super().__init__(input_size, block, model_scale, ndim, output_size)
 

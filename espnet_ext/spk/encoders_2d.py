@@ -8,7 +8,7 @@ from espnet2.spk.encoder.resnet_encoder import ResNetEncoder as EspnetResNetEnco
 from espnet2.spk.encoder.ska_tdnn_encoder import SkaTdnnEncoder as EspnetSkaTdnnEncoder
 from espnet2.spk.layers.resnet_block import BasicBlock, Bottleneck
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.encoders import Lengths, check_scale, squeeze_excite
 from espnet_ext.spk.masking import layer_lengths, padding_mask, zero_padding
 
@@ -36,10 +36,7 @@ class ResNetEncoder(EspnetResNetEncoder):
         m_channels: int = 32,
         resnet_type: str | None = None,
     ):
-        if resnet_type not in (None, *RESNETS):
-            raise UserError(
-                f"encoder_conf of resnet: resnet_type must be one of {', '.join(RESNETS)}; got {resnet_type}"
-            )
+        check_choices("encoder_conf of resnet", ("resnet_type", resnet_type, (None, *RESNETS)))
         if len(num_blocks) != 4 or min(num_blocks) < 1:
             raise UserError(f"encoder_conf of resnet: num_blocks needs four numbers from 1, got {list(num_blocks)}")
         super().__init__(input_size, BasicBlock, tuple(num_blocks), m_channels, resnet_type)
@@ -89,10 +86,9 @@ class SkaTdnnEncoder(EspnetSkaTdnnEncoder):
         ska_dim: int = 128,
         output_size: int = 1536,
     ):
-        if block != "Bottle2neck" or skablock != "ResBlock":
-            raise UserError(
-                f"encoder_conf of ska_tdnn: block must be Bottle2neck and skablock ResBlock, got {block} and {skablock}"
-            )
+        check_choices(
+            "encoder_conf of ska_tdnn", ("block", block, ("Bottle2neck",)), ("skablock", skablock, ("ResBlock",))
+        )
         if input_size % 4:
             raise UserError(
                 f"ska_tdnn needs a number of features that is a multiple of 4 (n_mels: 80), got {input_size}"

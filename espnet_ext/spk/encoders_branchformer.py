@@ -6,7 +6,7 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder as E
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoderLayer
 from espnet2.asr.layers.cgmlp import ConvolutionalGatingMLP
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.encoders import Lengths
 from espnet_ext.spk.encoders_conformer import (
     ATTENTION_OF,
@@ -55,15 +55,13 @@ class EBranchformerEncoder(EspnetEBranchformerEncoder):
         aggregate_layer: bool = True,
     ):
         expected = ATTENTION_OF.get(pos_enc_layer_type)
-        for name, value, allowed in (
+        check_choices(
+            "encoder_conf of e_branchformer",
             ("input_layer", input_layer, SUBSAMPLING),
             ("pos_enc_layer_type", pos_enc_layer_type, tuple(ATTENTION_OF)),
             ("attention_layer_type", attention_layer_type, (None, expected)),
             ("rel_pos_type", rel_pos_type, ("latest", "legacy")),
-        ):
-            if value not in allowed:
-                choices = ", ".join(str(choice) for choice in allowed if choice)
-                raise UserError(f"encoder_conf of e_branchformer: {name} must be {choices}; got {value}")
+        )
         if output_size % attention_heads or cgmlp_conv_kernel % 2 == 0 or merge_conv_kernel % 2 == 0:
             raise UserError(
                 "encoder_conf of e_branchformer: output_size must be a multiple of attention_heads, and the kernels "

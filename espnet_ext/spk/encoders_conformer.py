@@ -9,7 +9,7 @@ from espnet.nets.pytorch_backend.transformer.attention import LegacyRelPositionM
 from espnet.nets.pytorch_backend.transformer.embedding import LegacyRelPositionalEncoding
 from espnet2.spk.encoder.conformer_encoder import MfaConformerEncoder as EspnetMfaConformerEncoder
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.encoders import Lengths
 from espnet_ext.spk.masking import layer_lengths, padding_mask, zero_padding
 
@@ -54,17 +54,14 @@ class MfaConformerEncoder(EspnetMfaConformerEncoder):
         padding_idx: int | None = None,
     ):
         expected = ATTENTION_OF.get(pos_enc_layer_type)
-        for name, value, allowed in (
+        check_choices(
+            "encoder_conf of mfaconformer",
             ("input_layer", input_layer, SUBSAMPLING),
             ("rel_pos_type", rel_pos_type, ("legacy", "latest")),
             ("pos_enc_layer_type", pos_enc_layer_type, tuple(ATTENTION_OF)),
-            ("selfattention_layer_type", selfattention_layer_type, (None, expected)),
+            (f"selfattention_layer_type with {pos_enc_layer_type}", selfattention_layer_type, (None, expected)),
             ("positionwise_layer_type", positionwise_layer_type, ("linear", "conv1d", "conv1d-linear")),
-        ):
-            if value not in allowed:
-                choices = ", ".join(str(choice) for choice in allowed if choice)
-                with_positions = f" with {pos_enc_layer_type}" if name.startswith("self") else ""
-                raise UserError(f"encoder_conf of mfaconformer: {name} must be {choices}{with_positions}; got {value}")
+        )
         if output_size % attention_heads or cnn_module_kernel % 2 == 0:
             raise UserError(
                 "encoder_conf of mfaconformer: output_size must be a multiple of attention_heads and cnn_module_kernel "
