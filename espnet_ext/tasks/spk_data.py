@@ -174,8 +174,9 @@ def _free_head(args: argparse.Namespace) -> None:
     entries = []
     for entry in args.init_param:
         parts = entry.split(":")
+        # ESPnet reads it again, and would run code that hides in it.
+        state = load_tensors(parts[0])
         if len(parts) == 1:
-            state = load_tensors(parts[0])
             rows = {value.shape[0] for key, value in state.items() if key.startswith("loss.") and value.ndim == 2}
             wanted = args.spk_num * (args.loss_conf.get("K", 3) if args.loss == "aamsoftmax_sc_topk" else 1)
             if rows and rows != {wanted}:

@@ -152,6 +152,17 @@ def test_weights_of_another_shape_are_one_line(corpus, trained, tmp_path, capsys
     assert "cut.pth: is no whole weights file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("part", ["", ":encoder:encoder"])
+def test_weights_with_code_in_them_are_refused(corpus, tmp_path, capsys, part):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "run"),)
+
+    torch.save({"encoder.layers.0.weight": Hostile()}, tmp_path / "x.pth")
+    assert main(small_options(corpus, tmp_path / "exp", "--init_param", f"{tmp_path / 'x.pth'}{part}")) == 2
+    assert "would run code on loading" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
 def test_margin_follows_its_schedule(corpus, monkeypatch):
     from espnet_ext.spk.losses import AAMSoftmax
 
