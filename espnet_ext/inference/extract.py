@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -264,10 +264,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (job.isdigit() and jobs.isdigit() and 1 <= int(job) <= int(jobs)):
         raise UserError(f"--shard {text}: give the job and the number of jobs, counted from 1, for example 2/8")
     return int(job), int(jobs)
-
-
-def embedding_of(scp: str | Path) -> dict[str, Any]:
-    """Read ``embedding.scp`` whole: utterance to ``(E,)`` or ``(crops, E)`` float32."""
-    import kaldiio
-
-    return dict(kaldiio.load_scp(str(scp)).items())

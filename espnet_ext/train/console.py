@@ -5,7 +5,8 @@ import re
 import sys
 from pathlib import Path
 
-_OURS = "espnet_ext"
+# A path, not a name: a checkout may be called espnet_ext and hold the environment.
+_OURS = Path(__file__).parents[1]
 _RESULTS = re.compile(r"(\d+)epoch results: (.*)")
 _SHOWN = ("loss", "acc", "accuracy", "eer", "mindcf")
 
@@ -34,7 +35,7 @@ class ScreenFormatter(logging.Formatter):
 
 def for_screen(record: logging.LogRecord) -> bool:
     """Let through warnings, our own lines, and the end of an epoch."""
-    ours = _OURS in Path(record.pathname).parts
+    ours = _OURS in Path(record.pathname).parents
     return ours or record.levelno >= logging.WARNING or _RESULTS.match(record.getMessage()) is not None
 
 

@@ -52,7 +52,7 @@ def test_commands_of_the_recipe_chapter(demo):
     folder, _ = demo
     commands = block("--stage train --stop_stage score", SHELL).replace("./run.sh   ", "./run.sh --stage score   ", 1)
     told = run("set -e\n" + commands, folder)
-    assert "no Kaldi" not in told and "RESULTS.md" in told
+    assert "usage: spk.sh" in told and "finished at 2 epochs" in told and "spk_short" in told
 
 
 @pytest.mark.timeout(600)

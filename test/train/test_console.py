@@ -1,9 +1,12 @@
 """What a training shows on the screen and what it keeps in its log."""
 
+import logging
 import subprocess
 import sys
+from pathlib import Path
 
-from espnet_ext.train.console import epoch_line
+import espnet_ext
+from espnet_ext.train.console import epoch_line, for_screen
 
 RESULTS = (
     "[train] iter_time=0.266, forward_time=3.580, loss=1.992, accuracy=0.879, train_time=8.017, time=2 minutes and "
@@ -14,6 +17,13 @@ RESULTS = (
 def test_the_end_of_an_epoch_is_one_short_line():
     expected = "epoch 3: train loss=1.992, accuracy=0.879; valid eer=18.300, mindcf=0.849"
     assert epoch_line("3", RESULTS) == expected
+
+
+def test_whose_lines_are_on_the_screen():
+    """Ours by the place of the package, even where ESPnet is installed below a checkout of that name."""
+    package = Path(espnet_ext.__path__[0])
+    for path, shown in ((package / "train/progress.py", True), (package.parent / ".venv/lib/espnet2/train.py", False)):
+        assert for_screen(logging.LogRecord("root", logging.INFO, str(path), 1, "a line", (), None)) is shown
 
 
 def test_the_log_has_everything_and_the_screen_a_persons_share(tmp_path):
