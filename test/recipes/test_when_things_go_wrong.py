@@ -111,11 +111,19 @@ def processes_below(pid):
     return found
 
 
+def has_content(path):
+    """Whether the file is there and not empty; a temporary one may go between the listing and the look."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def kill_in(recipe, stage, reached, whole_tree, *options):
     """Run one stage and kill -9 it, or only its command, as soon as the file pattern ``reached`` is there."""
     process = start(recipe, "--stage", stage, "--stop_stage", stage, *options)
     end = time.monotonic() + 120
-    while not any(path.stat().st_size for path in recipe.glob(reached)):
+    while not any(has_content(path) for path in recipe.glob(reached)):
         assert process.poll() is None and time.monotonic() < end, (recipe / "said").read_text()[-3000:]
         time.sleep(0.001)
     below = processes_below(process.pid)

@@ -28,5 +28,8 @@ def test_a_process_of_several_says_its_error_itself(monkeypatch, capsys, multipr
 
     monkeypatch.setattr(AbsTask, "main_worker", fail)
     with pytest.raises(SystemExit if multiprocessing else UserError):
-        Task.main_worker(argparse.Namespace(multiprocessing_distributed=multiprocessing))
+        Task.main_worker(
+            argparse.Namespace(multiprocessing_distributed=multiprocessing, distributed=multiprocessing, dist_rank=0,
+                               dist_launcher=None, dry_run=True)
+        )  # fmt: skip
     assert capsys.readouterr().err == ("train: error: x.wav: empty\n" if multiprocessing else "")

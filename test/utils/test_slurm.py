@@ -1,6 +1,7 @@
 """slurm.py against a real Slurm of two nodes on this machine's loopback."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def test_two_nodes_through_espnets_launcher(cluster, tmp_path):
         # The file store is only released in order when everybody leaves together.
         "dist.barrier(); dist.destroy_process_group()\n"
     )
-    launcher = [PYTHON, "-m", "espnet2.bin.launch", "--cmd", f"{UTILS}/slurm.pl --mem 500M", "--log", "train.log"]
+    launcher = [PYTHON, "-m", "espnet2.bin.launch", "--cmd", f"{shlex.quote(str(UTILS))}/slurm.pl --mem 500M", "--log", "train.log"]
     launcher += ["--ngpu", "0", "--num_nodes", "2", "--init_file_prefix", "dist_init_", "--", PYTHON, "meet.py"]
     env = {**cluster, "PATH": f"{Path(PYTHON).parent}{os.pathsep}{cluster['PATH']}", "GLOO_SOCKET_IFNAME": "lo"}
     answer = subprocess.run(launcher, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
