@@ -111,7 +111,8 @@ def test_two_nodes_through_espnets_launcher(cluster, tmp_path):
         # The file store is only released in order when everybody leaves together.
         "dist.barrier(); dist.destroy_process_group()\n"
     )
-    launcher = [PYTHON, "-m", "espnet2.bin.launch", "--cmd", f"{shlex.quote(str(UTILS))}/slurm.pl --mem 500M", "--log", "train.log"]
+    job_command = f"{shlex.quote(str(UTILS / 'slurm.pl'))} --mem 500M"
+    launcher = [PYTHON, "-m", "espnet2.bin.launch", "--cmd", job_command, "--log", "train.log"]
     launcher += ["--ngpu", "0", "--num_nodes", "2", "--init_file_prefix", "dist_init_", "--", PYTHON, "meet.py"]
     env = {**cluster, "PATH": f"{Path(PYTHON).parent}{os.pathsep}{cluster['PATH']}", "GLOO_SOCKET_IFNAME": "lo"}
     answer = subprocess.run(launcher, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
