@@ -50,10 +50,11 @@ def main(argv=None):
         companions = {key: scores / name for key, name in COMPANIONS.items() if (scores / name).is_file()}
         package = replace(package, files=package.files | companions)
         extras += [scores / name for name in REPORTS if (scores / name).is_file()]
-    if package.config.get("frontend") == "huggingface":
-        from espnet_ext.upstream.huggingface import portable_conf
+    if package.config.get("frontend") in ("huggingface", "torchaudio"):
+        from importlib import import_module
 
-        conf = portable_conf(package.config.get("frontend_conf") or {})
+        kind = import_module(f"espnet_ext.upstream.{package.config['frontend']}")
+        conf = kind.portable_conf(package.config.get("frontend_conf") or {})
         package = replace(package, config={**package.config, "frontend_conf": conf})
     packed = pack(package, args.out, args.tag or folder.resolve().name, extras)
     for name in packed.names:

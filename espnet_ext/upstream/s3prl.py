@@ -7,6 +7,7 @@ from espnet2.asr.frontend.s3prl import S3prlFrontend as EspnetS3prlFrontend
 
 from espnet_ext import compat
 from espnet_ext.errors import UserError
+from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
 
 MIN_SAMPLES = 800  # s3prl pads anything shorter than 50 ms
 
@@ -15,12 +16,14 @@ class S3prlFrontend(EspnetS3prlFrontend):
     """Layers of an s3prl upstream: their learned weighted sum (``multilayer_feature``), the last one, or ``layer``.
 
     What was wrong in ESPnet 202511: a frozen upstream was still switched to training mode, dropout included, and its
-    graph was kept; s3prl does not import with today's torchaudio; a wrong name ended in a bare assertion.
-    Padding reaches s3prl's features (group norm, and a last frame that is repeated or cut), so ``SpeakerModel`` runs
-    utterances of different lengths apart in evaluation.
+    graph was kept; s3prl does not import with today's torchaudio; a wrong name ended in a bare assertion. In s3prl
+    0.4.18: padding reaches the features (group norm, and a last frame that is repeated or cut), so utterances of
+    different lengths run apart in evaluation; with transformers 5 its ``hf_`` upstreams lose the final layer norm.
 
     frontend_conf: upstream (a name such as wavlm_large, hubert_base, hf_hubert_custom), path_or_url (for the custom
-    ones), normalize, extra_conf, tile_factor; download_dir: where checkpoints are kept; audio at 16 kHz.
+    ones), normalize, extra_conf, tile_factor; download_dir: where checkpoints are kept; audio at 16 kHz;
+    normalize_layers: a layer norm without weights on every layer before it is chosen or summed; freeze: no gradient
+    (ESPnet's ``freeze_param: [frontend.upstream]`` does the same).
     """
 
     def __init__(
@@ -30,6 +33,8 @@ class S3prlFrontend(EspnetS3prlFrontend):
         download_dir: str | None = None,
         multilayer_feature: bool = False,
         layer: int = -1,
+        normalize_layers: bool = False,
+        freeze: bool = False,
     ):
         compat.prepare_s3prl()
         try:
@@ -51,6 +56,13 @@ class S3prlFrontend(EspnetS3prlFrontend):
                 f"frontend_conf of s3prl: cannot get the checkpoint of {name} ({reason}); fetch it once on a machine "
                 "with network and give its folder as download_dir, or its file as path_or_url of a custom upstream"
             ) from None
+        self.num_layers, self.normalize_layers = self.upstream.num_layers, normalize_layers
+        check_layer(layer, self.num_layers, "frontend_conf of s3prl")
+        _keep_final_norm(self.upstream.upstream)
+        if freeze:
+            self.upstream.requires_grad_(False)
+
+    ignores_padding = True
 
     @property
     def frozen(self) -> bool:
@@ -70,18 +82,53 @@ class S3prlFrontend(EspnetS3prlFrontend):
 
     def forward(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return features (batch, frames, size) and lengths (batch,) of waveforms (batch, samples)."""
-        layers, lengths = self._layers(input, input_lengths)
-        if self.layer != -1:
-            return layers[self.layer], lengths[self.layer]
-        chosen = slice(None) if self.multilayer_feature else slice(-1, None)
-        feats, feats_lengths = self.featurizer(layers[chosen], lengths[chosen])
-        return (feats if self.tile_factor == 1 else self._tile_representations(feats)), feats_lengths
+        layers, lengths = self.layers(input, input_lengths)
+        if self.multilayer_feature and self.num_layers > 1:
+            feats = weighted_sum(layers, self.featurizer.weights, self.normalize_layers)
+        else:
+            feats = norm_of_layer(layers[self.layer]) if self.normalize_layers else layers[self.layer]
+        return (feats if self.tile_factor == 1 or self.layer != -1 else self._tile_representations(feats)), lengths
 
     def hidden_states(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all layers (layers, batch, frames, size), 0 being the first layer's input, and lengths (batch,)."""
-        layers, lengths = self._layers(input, input_lengths)
-        return torch.stack(layers), lengths[0]
+        layers, lengths = self.layers(input, input_lengths)
+        return torch.stack(layers), lengths
 
-    def _layers(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def layers(self, input: torch.Tensor, input_lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """As ``hidden_states``, in a list, which saves a copy of everything."""
+        lengths = input_lengths.long()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.upstream(wav, lengths)
+            if self.upstream.training or bool((lengths == input.size(1)).all()):
+                layers, frames = self.upstream(input, lengths)
+                return layers, frames[0]
+            return self._by_length(input, lengths)
+
+    def _by_length(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        frames = torch.div(lengths - 1, self.hop_length, rounding_mode="floor") + 1
+        layers = [wav.new_zeros(len(wav), int(frames.max()), size) for size in self.upstream.hidden_sizes]
+        for length in lengths.unique().tolist():
+            rows = lengths == length
+            for layer, part in zip(layers, self.upstream(wav[rows, :length], lengths[rows])[0], strict=True):
+                layer[rows, : part.size(1)] = part.to(layer.dtype)
+        return layers, frames
+
+
+def open_s3prl(name: str, layer: int | None = None, normalize: bool = False, **options) -> S3prlFrontend:
+    """Return the upstream ``NAME``, or ``NAME:CHECKPOINT`` for those that read a file; see ``load_upstream``."""
+    name, _, checkpoint = name.partition(":")
+    conf = {"upstream": name, "normalize": normalize} | ({"path_or_url": checkpoint} if checkpoint else {})
+    how = {"multilayer_feature": True} if layer is None else {"layer": layer}
+    return S3prlFrontend(frontend_conf=conf, **how, **{"freeze": True, **options})
+
+
+def _keep_final_norm(expert: torch.nn.Module) -> None:
+    """Give the ``hf_`` experts of s3prl the last layer after the final layer norm, as transformers 4 had it."""
+    model = getattr(expert, "model", None)
+    if type(model).__module__.startswith("transformers."):
+        model.register_forward_hook(_with_final_norm)
+
+
+def _with_final_norm(model, inputs, output):
+    if output.get("hidden_states") is not None:
+        output["hidden_states"] = (*output["hidden_states"][:-1], output["last_hidden_state"])
+    return output
