@@ -1,0 +1,82 @@
+"""A trained encoder as a folder that transformers' ``AutoModel`` and ``espnet_ext.upstream`` load, and back."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.files import atomic_write
+from espnet_ext.ssl.encoder import HubertEncoder
+
+# Keys that mean the same there and here.
+_SHARED = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_dim", "conv_kernel",
+    "conv_stride", "conv_bias", "feat_extract_norm", "do_stable_layer_norm", "num_conv_pos_embeddings",
+    "num_conv_pos_embedding_groups", "hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout",
+    "layerdrop", "layer_norm_eps",
+)  # fmt: skip
+
+
+def write_folder(encoder: HubertEncoder, conf: dict, folder: str | Path) -> Path:
+    """Write ``config.json``, ``preprocessor_config.json`` and ``model.safetensors``; the weights come last.
+
+    conf: the ``encoder_conf`` that ``encoder`` was built from; what it leaves out has HuBERT Base's value in both.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    config = {
+        "architectures": ["HubertModel"],
+        "model_type": "hubert",
+        "dtype": "float32",
+        **{key: list(value) if isinstance(value, tuple) else value for key, value in conf.items() if key in _SHARED},
+        "num_feat_extract_layers": len(encoder.geometry.kernels),
+        "layerdrop": conf.get("layerdrop", 0.05),
+        "attention_dropout": conf.get("attention_dropout", 0.1),
+        "activation_dropout": conf.get("activation_dropout", 0.0),
+        "feat_proj_dropout": conf.get("feat_proj_dropout", 0.1),
+        "final_dropout": 0.0,
+    }
+    extractor = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16000,
+        "padding_side": "right",
+        "padding_value": 0,
+        "do_normalize": False,
+        "return_attention_mask": True,
+    }
+    state = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    for name, content in (("config.json", config), ("preprocessor_config.json", extractor)):
+        with atomic_write(folder / name) as file:
+            file.write(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    with atomic_write(folder / "model.safetensors", "wb") as file:
+        file.write(save(state, metadata={"format": "pt"}))
+    return folder
+
+
+def read_folder(folder: str | Path) -> tuple[HubertEncoder, dict]:
+    """Return the encoder of a HubertModel folder, and its ``encoder_conf``. Raises UserError where it is none."""
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no {name}; a Hugging Face HubertModel folder has config.json, model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != "hubert":
+        raise UserError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, not hubert")
+    conf = {key: config[key] for key in _SHARED if key in config}
+    encoder = HubertEncoder(**conf)
+    state = load_file(folder / "model.safetensors")
+    try:
+        encoder.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"{folder}: not the weights of a HubertModel ({str(error).splitlines()[1].strip()})") from None
+    return encoder.eval(), conf
+
+
+def parameters_of(module: torch.nn.Module) -> int:
+    """Return the number of weights."""
+    return sum(parameter.numel() for parameter in module.parameters())

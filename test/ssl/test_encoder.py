@@ -1,0 +1,153 @@
+"""HuBERT's encoder: the numbers of two other implementations, and no influence of padding."""
+
+import pytest
+import torch
+
+from espnet_ext.errors import UserError
+from espnet_ext.ssl.encoder import HubertEncoder
+from espnet_ext.ssl.geometry import Geometry, label_step
+from espnet_ext.ssl.hugging_face import parameters_of, read_folder, write_folder
+
+TINY = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 40,
+    "conv_dim": [8, 12, 12],
+    "conv_kernel": [10, 8, 4],
+    "conv_stride": [5, 8, 8],
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+LARGE = {**TINY, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+KINDS = pytest.mark.parametrize("conf", [TINY, LARGE], ids=["base", "large"])
+
+
+def noise(batch, samples, seed=0):
+    return 0.1 * torch.randn(batch, samples, generator=torch.Generator().manual_seed(seed)) + 0.02
+
+
+def shaken(encoder):
+    """The encoder with norms that are not at their initial ones and zeros."""
+    torch.manual_seed(1)
+    for parameter in encoder.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return encoder.eval()
+
+
+@KINDS
+def test_equals_transformers(conf, tmp_path):
+    """Written as a Hugging Face folder and read by AutoModel: the same layers, masked or not."""
+    from transformers import AutoModel
+
+    encoder = shaken(HubertEncoder(**conf))
+    model = AutoModel.from_pretrained(write_folder(encoder, conf, tmp_path / "hf")).eval()
+    wav = noise(2, 4000)
+    mask = torch.rand(2, encoder.geometry.frames(4000), generator=torch.Generator().manual_seed(3)) < 0.5
+    with torch.no_grad():
+        for own_mask in (None, mask):
+            theirs = model(wav, mask_time_indices=own_mask).last_hidden_state
+            torch.testing.assert_close(encoder(wav, mask=own_mask).last, theirs, atol=1e-5, rtol=0)
+        layers = model(wav, output_hidden_states=True).hidden_states
+        ours, frames = encoder.hidden_states(wav, torch.tensor([4000, 4000]))
+    assert len(ours) == len(layers) == encoder.num_layers and frames.tolist() == [encoder.geometry.frames(4000)] * 2
+    for one, other in zip(ours[:-1], layers[:-1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@KINDS
+def test_folder_comes_back(conf, tmp_path):
+    encoder = shaken(HubertEncoder(**conf))
+    again, read = read_folder(write_folder(encoder, conf, tmp_path))
+    wav = noise(1, 3000)
+    assert torch.equal(again(wav).last, encoder(wav).last)
+    assert {key: read[key] for key in conf} == conf
+
+
+def test_a_folder_of_something_else(tmp_path):
+    with pytest.raises(UserError, match="no config.json"):
+        read_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match="not hubert"):
+        read_folder(tmp_path)
+
+
+@KINDS
+def test_padding_changes_nothing(conf):
+    encoder = shaken(HubertEncoder(**conf))
+    lengths = torch.tensor([3999, 2500, 800])
+    wav = noise(3, 5000)
+    for row, length in enumerate(lengths):
+        wav[row, length:] = float("nan") if row == 1 else 7.0
+    mask = torch.zeros(3, encoder.geometry.frames(5000), dtype=torch.bool)
+    mask[:, 1] = True
+    layers, frames = encoder.hidden_states(wav, lengths)
+    batch = encoder(wav, lengths, mask)
+    powers = []
+    for row, length in enumerate(lengths.tolist()):
+        alone, own = encoder.hidden_states(wav[row : row + 1, :length], lengths[row : row + 1])
+        assert own[0] == frames[row] == alone.shape[2]
+        torch.testing.assert_close(layers[:, row, : own[0]], alone[:, 0], atol=2e-5, rtol=0)
+        single = encoder(wav[row : row + 1, :length], None, mask[row : row + 1, : own[0]])
+        torch.testing.assert_close(batch.last[row, : own[0]], single.last[0], atol=2e-5, rtol=0)
+        powers.append(single.power * own[0])
+    torch.testing.assert_close(batch.power, sum(powers) / frames.sum())
+
+
+def test_base_has_the_papers_size():
+    """94.37 M weights, 94.70 M with the head of 500 units; 400 samples are one frame, 16000 are 49."""
+    from espnet_ext.ssl.model import HubertPretraining
+
+    with torch.device("meta"):
+        encoder = HubertEncoder()
+        model = HubertPretraining(encoder, [500])
+    assert round(parameters_of(encoder) / 1e6, 2) == 94.37
+    assert round(parameters_of(model) / 1e6, 2) == 94.70
+    geometry = encoder.geometry
+    assert [geometry.frames(n) for n in (399, 400, 719, 720, 16000)] == [0, 1, 1, 2, 49]
+    assert (geometry.hop, geometry.field, geometry.samples_for(49)) == (320, 400, 15760)
+    assert geometry.frames(torch.tensor([5, 16000])).tolist() == [0, 49]
+
+
+def test_sizes_of_the_large_model():
+    """HuBERT Large as transformers has it: 315.4 M weights."""
+    large = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    with torch.device("meta"):
+        encoder = HubertEncoder(**large, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+        from transformers import HubertConfig, HubertModel
+
+        config = HubertConfig(**large, feat_extract_norm="layer", do_stable_layer_norm=True, conv_bias=True)
+        assert parameters_of(encoder) == parameters_of(HubertModel(config))
+
+
+def test_layer_drop_and_gradient_scale():
+    encoder = HubertEncoder(**{**TINY, "layerdrop": 1.0, "hidden_dropout": 0.0, "feat_proj_dropout": 0.0}).train()
+    states, _ = encoder.hidden_states(noise(1, 3000), torch.tensor([3000]))
+    assert all(torch.equal(state, states[0]) for state in states)
+    assert torch.equal(encoder.eval()(noise(1, 3000)).last, encoder(noise(1, 3000)).last)
+
+    quiet = {**TINY, "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0, "layerdrop": 0.0}
+    gradients = []
+    for scale in (1.0, 0.1):
+        torch.manual_seed(0)
+        encoder = HubertEncoder(**quiet, feature_grad_mult=scale).train()
+        encoder(noise(1, 3000)).last.square().sum().backward()
+        first = encoder.feature_extractor.conv_layers[0].conv.weight.grad
+        gradients.append((first, encoder.feature_projection.projection.weight.grad))
+    torch.testing.assert_close(gradients[1][0], 0.1 * gradients[0][0])
+    torch.testing.assert_close(gradients[1][1], gradients[0][1])
+
+
+def test_wrong_settings():
+    with pytest.raises(UserError, match="one number per layer"):
+        HubertEncoder(**{**TINY, "conv_dim": [8]})
+    with pytest.raises(UserError, match="multiple of num_attention_heads"):
+        HubertEncoder(**{**TINY, "num_attention_heads": 5})
+    with pytest.raises(UserError, match="group or layer"):
+        HubertEncoder(**{**TINY, "feat_extract_norm": "batch"})
+    assert label_step(100, 320, "x") == 2 and label_step(50, 320, "x") == 1
+    for rate in (25, 75):
+        with pytest.raises(UserError, match="make labels at 50 Hz"):
+            label_step(rate, 320, "x")
+    assert Geometry().samples_for(2) == 720
