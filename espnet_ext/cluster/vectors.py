@@ -1,0 +1,54 @@
+"""What every clustering starts from: checked float32 vectors, blocks of bounded memory, products of known rounding."""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from espnet_ext.errors import UserError
+
+BLOCK_ELEMENTS = 4_000_000  # distances held at once: 16 MB of float32
+METRICS = ("cosine", "euclidean")
+
+
+def to_vectors(
+    x: torch.Tensor | np.ndarray, metric: str, device: str | torch.device | None = None, what: str = "clustering"
+) -> torch.Tensor:
+    """The rows of ``x (N, D)`` as float32 on ``device`` (default: where they are); of length 1 where metric is cosine.
+
+    Raises:
+        UserError: no rows, NaN or infinite values, a row of zeros under the cosine metric.
+    """
+    data = torch.as_tensor(x)
+    if data.ndim != 2 or 0 in data.shape:
+        raise UserError(f"{what}: vectors of shape (N, D) are needed, got {tuple(data.shape)}")
+    data = data.detach().to(device or data.device, torch.float32)
+    if not bool(torch.isfinite(data.sum(1)).all()):
+        row = int((~torch.isfinite(data).all(1)).long().argmax())
+        raise UserError(f"{what}: vector {row} has NaN or infinite values, or values too large; make it again")
+    if metric == "cosine":
+        norms = data.norm(dim=1, keepdim=True)
+        if bool((norms == 0).any()):
+            row = int((norms[:, 0] == 0).long().argmax())
+            raise UserError(
+                f"{what}: vector {row} is zero and has no direction; leave it out or use --metric euclidean"
+            )
+        data = data / norms
+    return data
+
+
+def rounding_bound(dim: int) -> float:
+    """How far a float32 ``|a|^2 + |b|^2 - 2 a . b`` of ``dim`` terms can be from the truth, per ``(|a| + |b|)^2``."""
+    return (dim + 4) * 2.0**-24
+
+
+@contextlib.contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products of float32 matrices in float32, whatever TF32 or bfloat16 somebody allowed for training."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
