@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import torch
+
 from espnet_ext.errors import UserError
 from espnet_ext.upstream.frontend import UpstreamFrontend
 
@@ -35,6 +37,8 @@ def load_upstream(spec: str, **options) -> UpstreamFrontend:
     path = Path(os.path.expanduser(spec))
     if (path / "config.json").is_file():
         return _huggingface(str(path), options)
+    if path.is_file() and path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        return _checkpoint(path, options)
     raise UserError(f"{spec}: no such encoder; give {HELP}")
 
 
@@ -42,3 +46,27 @@ def _huggingface(model: str, options: dict) -> UpstreamFrontend:
     from espnet_ext.upstream.huggingface import HuggingFaceFrontend
 
     return HuggingFaceFrontend(model=model, **options)
+
+
+def _checkpoint(path: Path, options: dict) -> UpstreamFrontend:
+    from espnet_ext.upstream.checkpoint import read_checkpoint
+    from espnet_ext.upstream.torchaudio import TorchaudioFrontend
+
+    config, state = read_checkpoint(path)
+    frontend = TorchaudioFrontend(config=config, **options)
+    fill(frontend.upstream, state, str(path))
+    return frontend
+
+
+def fill(module: torch.nn.Module, state: dict[str, torch.Tensor], where: str) -> None:
+    """Give ``module`` its weights; every one has to find its place, else ``UserError``."""
+    try:
+        missing, unknown = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{where}: the weights do not fit the configuration: {reason}") from None
+    words = [
+        f"{len(names)} {what} ({names[0]}, …)" for names, what in ((missing, "missing"), (unknown, "unknown")) if names
+    ]
+    if words:
+        raise UserError(f"{where}: the weights do not fit the configuration: {', '.join(words)}")

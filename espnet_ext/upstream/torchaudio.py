@@ -1,6 +1,7 @@
 """torchaudio's own wav2vec 2.0, HuBERT and WavLM encoders as an ESPnet frontend."""
 
 import os
+import re
 from typing import Any
 
 import torch
@@ -117,6 +118,27 @@ def pipeline_config(pipeline: str) -> dict[str, Any]:
         "model_type": bundle._model_type.lower(),
         "normalize": bundle._normalize_waveform,
     }
+
+
+def bundle_like(state: dict[str, torch.Tensor]) -> dict[str, Any] | None:
+    """Return the ``config`` of the published model whose sizes a state dict has, None where there is none.
+
+    Strides, heads and the place of the norms cannot be seen in weights, so unknown sizes need a configuration.
+    """
+    wanted = _shapes(state)
+    for pipeline in _bundles():
+        config = pipeline_config(pipeline)
+        with torch.device("meta"):
+            if _shapes(_build(config).state_dict()) == wanted:
+                return config
+    return None
+
+
+def _shapes(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    # torch has two spellings of a weight norm, and published files have the old one.
+    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    names = {name: re.sub("|".join(map(re.escape, old)), lambda match: old[match[0]], name) for name in state}
+    return {names[name]: value.shape for name, value in state.items()}
 
 
 def portable_conf(conf: dict[str, Any]) -> dict[str, Any]:
