@@ -75,7 +75,10 @@ def convolve(conv: torch.nn.Conv1d, x: torch.Tensor, lengths: Lengths) -> tuple[
 
 
 class EcapaTdnnEncoder(EspnetEcapaTdnnEncoder):
-    """ECAPA-TDNN's frame layers (Desplanques et al., Interspeech 2020): three SE-Res2 blocks, summed inputs."""
+    """ECAPA-TDNN's frame layers (Desplanques et al., Interspeech 2020): three SE-Res2 blocks, summed inputs.
+
+    model_scale 1 puts one convolution of full width in the place of Res2Net's ladder: an ablation.
+    """
 
     min_frames = 1
 
@@ -88,8 +91,14 @@ class EcapaTdnnEncoder(EspnetEcapaTdnnEncoder):
         output_size: int = 1536,
     ):
         check_choices("encoder_conf of ecapa_tdnn", ("block", block, ("EcapaBlock",)))
-        check_scale("ecapa_tdnn", ndim, model_scale)
+        if model_scale != 1:
+            check_scale("ecapa_tdnn", ndim, model_scale)
         super().__init__(input_size, block, model_scale, ndim, output_size)
+        if model_scale == 1:
+            # ESPnet's block then has no convolution over time at all.
+            for layer, dilation in ((self.layer1, 2), (self.layer2, 3), (self.layer3, 4)):
+                layer.convs.append(torch.nn.Conv1d(ndim, ndim, 3, dilation=dilation, padding=dilation))
+                layer.bns.append(torch.nn.BatchNorm1d(ndim))
 
     def forward(self, x: torch.Tensor, lengths: Lengths = None) -> tuple[torch.Tensor, Lengths]:
         """(batch, frames, features) -> (batch, output_size, frames)."""
@@ -111,13 +120,16 @@ def check_scale(encoder: str, ndim: int, model_scale: int) -> None:
 
 
 def res2_convolutions(block: torch.nn.Module, x: torch.Tensor, pad: torch.Tensor | None) -> torch.Tensor:
-    """Run the Res2Net ladder of ``block`` (its ``convs`` and ``bns``): each group is added to the one before it."""
+    """Run the Res2Net ladder of ``block`` (its ``convs`` and ``bns``): each group is added to the one before it.
+
+    The last group has no convolution and is handed on, unless there is but one group.
+    """
     groups = torch.split(x, block.width, 1)
     outputs = []
     for index, (conv, norm) in enumerate(zip(block.convs, block.bns, strict=True)):
         group = groups[index] if index == 0 else outputs[-1] + groups[index]
         outputs.append(norm(block.relu(conv(zero_padding(group, pad)))))
-    return torch.cat((*outputs, groups[block.nums]), dim=1)
+    return torch.cat((*outputs, *groups[len(outputs) :]), dim=1)
 
 
 def squeeze_excite(se: torch.nn.Sequential, x: torch.Tensor, pad: torch.Tensor | None) -> torch.Tensor:

@@ -96,6 +96,29 @@ class AAMSoftmax(Softmax):
         return cosine.scatter(1, label, self.target_logit(cosine.gather(1, label)))
 
 
+class AMSoftmax(Softmax):
+    """Additive margin (CosFace, Wang et al. 2018): the true class y answers with cos(theta_y) - m.
+
+    L = -log e^{s (cos theta_y - m)} / (e^{s (cos theta_y - m)} + sum_{j != y} e^{s cos theta_j}); the defaults are
+    those of SUPERB's speaker verification.
+    """
+
+    def __init__(self, nout: int, nclasses: int, margin: float = 0.4, scale: float = 30.0):
+        super().__init__(nout, nclasses, scale)
+        self.register_buffer("margin", torch.tensor(0.0), persistent=False)
+        self.set_margin(margin)
+
+    def set_margin(self, margin: float) -> None:
+        """Use ``margin`` (a difference of cosines, 0 to below 2) from now on."""
+        if not 0 <= margin < 2:
+            raise UserError(f"loss_conf: margin must be in [0, 2), a difference of cosines, got {margin}")
+        self.margin.fill_(margin)
+
+    def logits(self, cosine: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Return the cosines with the margin taken off the target's."""
+        return cosine.scatter(1, label, cosine.gather(1, label) - self.margin)
+
+
 def add_angle(cosine: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """Return cos(theta + angle) for cos(theta).
 

@@ -57,7 +57,9 @@ class SpeakerModel(ESPnetSpeakerModel):
         if self.loss is None or spk_labels is None:
             raise UserError("training needs a loss and spk_labels (the utt2spk of the training directory)")
         embedding = self.embed(speech, speech_lengths)
-        loss, accuracy, _ = self.loss(embedding, spk_labels)
+        # A projector may have layers that only the loss sees (SUPERB's x-vector).
+        seen = getattr(self.projector, "loss_layers", None)
+        loss, accuracy, _ = self.loss(embedding if seen is None else seen(embedding), spk_labels)
         # A copy: with accum_grad ESPnet divides the loss in place, and would report a fraction of it.
         stats = {"loss": loss.detach().clone(), "accuracy": accuracy.detach()}
         return force_gatherable((loss, stats, speech.size(0)), loss.device)

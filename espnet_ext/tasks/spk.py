@@ -11,9 +11,11 @@ from espnet2.utils.types import int_or_none, str2bool, str_or_none
 
 from espnet_ext.errors import UserError
 from espnet_ext.spk.model import SpeakerModel
+from espnet_ext.spk.parameters import HeadParameters, count_head
 from espnet_ext.tasks.base import Task
 from espnet_ext.tasks.choices import LazyChoices
-from espnet_ext.tasks.spk_data import balanced_sampler, complete_data, dev_factory
+from espnet_ext.tasks.config import parse_args
+from espnet_ext.tasks.spk_data import PRETRAINED, balanced_sampler, complete_data, dev_factory
 
 frontend_choices = LazyChoices(
     "frontend",
@@ -24,6 +26,7 @@ frontend_choices = LazyChoices(
         "huggingface": "espnet_ext.upstream.huggingface:HuggingFaceFrontend",
         "fused": "espnet2.asr.frontend.fused:FusedFrontends",
         "asteroid_frontend": "espnet_ext.audio.features:SincFrontend",
+        "torchaudio": "espnet_ext.upstream.torchaudio:TorchaudioFrontend",
         "sliding_window": "espnet2.asr.frontend.windowing:SlidingWindow",
     },
     default="melspec_torch",
@@ -44,10 +47,12 @@ encoder_choices = LazyChoices(
         "ecapa_tdnn": "espnet_ext.spk.encoders:EcapaTdnnEncoder",
         "e_branchformer": "espnet_ext.spk.encoders_branchformer:EBranchformerEncoder",
         "identity": "espnet_ext.spk.encoders:IdentityEncoder",
+        "linear": "espnet_ext.spk.heads:LinearEncoder",
         "mfaconformer": "espnet_ext.spk.encoders_conformer:MfaConformerEncoder",
         "rawnet3": "espnet_ext.spk.encoders:RawNet3Encoder",
         "resnet": "espnet_ext.spk.encoders_2d:ResNetEncoder",
         "ska_tdnn": "espnet_ext.spk.encoders_2d:SkaTdnnEncoder",
+        "superb_xvector": "espnet_ext.spk.heads:SuperbXvectorEncoder",
         "xvector": "espnet_ext.spk.encoders:XvectorEncoder",
     },
     default="ecapa_tdnn",
@@ -55,6 +60,7 @@ encoder_choices = LazyChoices(
 pooling_choices = LazyChoices(
     "pooling",
     {
+        "attn_stat": "espnet_ext.spk.pooling:AttnStatPooling",
         "chn_attn_stat": "espnet_ext.spk.pooling:ChnAttnStatPooling",
         "mean": "espnet_ext.spk.pooling:MeanPooling",
         "stats": "espnet_ext.spk.pooling:StatsPooling",
@@ -64,8 +70,10 @@ pooling_choices = LazyChoices(
 projector_choices = LazyChoices(
     "projector",
     {
+        "linear": "espnet_ext.spk.heads:LinearProjector",
         "rawnet3": "espnet2.spk.projector.rawnet3_projector:RawNet3Projector",
         "ska_tdnn": "espnet2.spk.projector.ska_tdnn_projector:SkaTdnnProjector",
+        "superb": "espnet_ext.spk.heads:SuperbProjector",
         "xvector": "espnet2.spk.projector.xvector_projector:XvectorProjector",
     },
     default="rawnet3",
@@ -83,6 +91,7 @@ loss_choices = LazyChoices(
     {
         "aamsoftmax": "espnet_ext.spk.losses:AAMSoftmax",
         "aamsoftmax_sc_topk": "espnet_ext.spk.losses:SubcenterTopkAAMSoftmax",
+        "amsoftmax": "espnet_ext.spk.losses:AMSoftmax",
         "softmax": "espnet_ext.spk.losses:Softmax",
     },
     default="aamsoftmax",
@@ -207,9 +216,7 @@ class SpeakerTask(Task):
             input_size = frontend.output_size()
         elif input_size is None:
             raise UserError("frontend is null, so the data are features: set input_size, or choose a frontend")
-        encoder = encoder_choices.get_class(args.encoder)(input_size=input_size, **args.encoder_conf)
-        pooling = pooling_choices.get_class(args.pooling)(input_size=encoder.output_size(), **args.pooling_conf)
-        projector = projector_choices.get_class(args.projector)(input_size=pooling.output_size(), **args.projector_conf)
+        encoder, pooling, projector = build_head(args, input_size)
         loss = loss_choices.get_class(args.loss)(nout=projector.output_size(), nclasses=args.spk_num, **args.loss_conf)
         model = SpeakerModel(
             frontend=frontend,
@@ -223,6 +230,25 @@ class SpeakerTask(Task):
         if getattr(args, "init", None) is not None:
             initialize(model, args.init)
         return model
+
+
+def build_head(args: argparse.Namespace, input_size: int) -> tuple:
+    """Return encoder, pooling and projector of a configuration for ``input_size`` features per frame."""
+    encoder = encoder_choices.get_class(args.encoder)(input_size=input_size, **args.encoder_conf)
+    pooling = pooling_choices.get_class(args.pooling)(input_size=encoder.output_size(), **args.pooling_conf)
+    projector = projector_choices.get_class(args.projector)(input_size=pooling.output_size(), **args.projector_conf)
+    return encoder, pooling, projector
+
+
+def count_config(config: str, input_size: int, num_layers: int) -> HeadParameters:
+    """Count the head of a YAML on an encoder of ``num_layers`` layers of ``input_size`` features, which is not built.
+
+    A configuration that chooses one ``layer`` in its ``frontend_conf`` has no layer weights.
+    """
+    args = parse_args(SpeakerTask, ["--config", config, "--output_dir", "nowhere"])
+    mixes = args.frontend in PRETRAINED and args.frontend_conf.get("layer") is None
+    with torch.device("meta"):  # sizes only
+        return count_head(*build_head(args, input_size), num_layers if mixes else 0)
 
 
 def _optional(choices: LazyChoices, args: argparse.Namespace):

@@ -15,6 +15,8 @@ from espnet_ext.train.sampler import BalancedSampler
 from espnet_ext.train.trials import DevUtterances, TrialIterFactory
 from espnet_ext.zoo.tensors import load_tensors
 
+# Frontends that are pretrained encoders: they take 16 kHz, and mix their layers unless one is chosen.
+PRETRAINED = ("huggingface", "s3prl", "torchaudio")
 # What a dry run without data stands in for.
 _DRY_CLASSES, _DRY_ITERATIONS = 10, 100
 
@@ -73,7 +75,7 @@ def _merge_top_level(args: argparse.Namespace) -> None:
 def _rate_of_frontend(args: argparse.Namespace) -> None:
     """Tell the mel frontend the rate of the crops; pretrained encoders know 16 kHz only."""
     rate_hz = args.preprocessor_conf.get("sample_rate", 16000)
-    if args.frontend in ("huggingface", "s3prl") and rate_hz != 16000:
+    if args.frontend in PRETRAINED and rate_hz != 16000:
         raise UserError(f"sample_rate is {rate_hz}, but frontend {args.frontend} takes 16000; leave sample_rate out")
     if args.frontend == "melspec_torch":
         if rate_hz != 16000:

@@ -12,6 +12,8 @@ train_set=train            # data/<train_set>: speakers to train on
 dev_set=                   # data/<dev_set>: other speakers (empty: num_dev_speakers are taken out of train_set)
 num_dev_speakers=8         # their trials choose the checkpoint and fit the calibration
 test_sets=test             # data/<test_set>, one or more names: scored, and used for nothing else
+train_fraction=1           # train on this part of everybody's utterances; a smaller part lies in a larger one
+fraction_by=utterance      # speaker: on that part of the speakers instead
 max_trials=20000           # at most this many trials per list that is made here
 test_trials_opts=          # more options of make_trials, for test sets that bring no trials
 rate_hz=16000              # sampling rate of the model
@@ -43,6 +45,12 @@ num_nodes=1                # nodes of a distributed training
 exp="${expdir}/spk_${spk_tag:-$(basename "${train_config}" .yaml)}"
 fit_set="${train_set}" own_dev_set="${dev_set}"
 if [ -z "${dev_set}" ]; then fit_set="${train_set}_fit" dev_set="${train_set}_dev"; fi
+whole_set="${fit_set}"
+if [[ ! ${train_fraction} =~ ^1([.]0*)?$ ]]; then
+    part="utt${train_fraction}"
+    if [ "${fraction_by}" = speaker ]; then part="spk${train_fraction}"; fi
+    fit_set+="_${part}" exp+="_${part}"
+fi
 cohort_set="${fit_set}_cohort"
 device=cpu embed_cmd="${train_cmd}"
 if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}"; fi
@@ -63,8 +71,12 @@ fi
 if stage 3 trials "dev speakers, cohort and trial lists -> dump/"; then
     require "dump/${train_set}/wav.scp" "stage 2 (format)"
     if [ -z "${own_dev_set}" ]; then
-        run python -m espnet_ext.bin.split_speakers --in "dump/${train_set}" --train "dump/${fit_set}" \
+        run python -m espnet_ext.bin.split_speakers --in "dump/${train_set}" --train "dump/${whole_set}" \
             --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}"
+    fi
+    if [ "${fit_set}" != "${whole_set}" ]; then
+        run "${MAIN_ROOT}/utils/subset_data_dir.sh" --fraction "${train_fraction}" --by "${fraction_by}" \
+            --seed "${seed}" "dump/${whole_set}" "dump/${fit_set}"
     fi
     if [ "${cohort_per_speaker}" -gt 0 ]; then
         run "${MAIN_ROOT}/utils/subset_data_dir.sh" --per-spk "dump/${fit_set}" "${cohort_per_speaker}" "dump/${cohort_set}"
