@@ -1,6 +1,7 @@
 """Embed every utterance of a data directory: kaldi ark/scp out, resumable, on one or many jobs.
 
 espnet_ext embed --model exp/spk_train_ecapa --data dump/test --out exp/spk_train_ecapa/embeddings/test
+espnet_ext embed --upstream hf:facebook/hubert-base-ls960 --layer 5 --data dump/test --out exp/hubert_5/embeddings/test
 """
 
 import argparse
@@ -20,6 +21,12 @@ def get_parser() -> argparse.ArgumentParser:
     model.add_argument("--model", help="experiment folder, weights file, package (.zip) or Hugging Face tag")
     model.add_argument("--model_file", help="weights; with --train_config")
     model.add_argument("--train_config", help="config.yaml of the training (default: beside --model_file)")
+    model.add_argument(
+        "--upstream",
+        help="no training: mean and deviation over time of one layer of a pretrained encoder; hf:FOLDER_OR_ID, "
+        "torchaudio:PIPELINE, s3prl:NAME, or the path of a checkpoint; with --layer",
+    )
+    model.add_argument("--layer", type=int, help="of --upstream: 0 is the input of the first layer, -1 the last output")
     model.add_argument("--floor", choices=["mfcc"], help="no model: mean and deviation of MFCCs, the floor of a table")
     parser.add_argument("--data", required=True, help="data directory (wav.scp, optional segments)")
     parser.add_argument("--out", required=True, help="folder for embedding.scp and its arks")
@@ -43,8 +50,12 @@ def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    if sum(bool(choice) for choice in (args.model, args.model_file, args.floor)) != 1:
-        raise UserError("give one of --model, --model_file (with --train_config) and --floor")
+    if sum(bool(choice) for choice in (args.model, args.model_file, args.upstream, args.floor)) != 1:
+        raise UserError(
+            "give one of --model, --model_file (with --train_config), --upstream (with --layer) and --floor"
+        )
+    if (args.upstream is None) != (args.layer is None):
+        raise UserError("--upstream and --layer go together; espnet_ext layer_probe finds the layer that is best")
     lengths_s = [args.crop_s, args.max_window_s, *([] if args.max_batch_s is None else [args.max_batch_s])]
     if args.num_crops < 0 or min(lengths_s) <= 0:
         raise UserError("--num_crops must not be negative; --crop_s, --max_window_s and --max_batch_s must be above 0")
@@ -56,6 +67,8 @@ def main(argv=None):
         from espnet_ext.inference.floor import MfccFloor
 
         model_id, make = MfccFloor.model_id, MfccFloor
+    elif args.upstream:
+        model_id, make = _upstream(args, shard)
     else:
         model_id, make = _model(args, shard)
     task = extract.Extraction(
@@ -84,6 +97,18 @@ def _model(args, shard):
     device = spread_device(check_device(args.device), shard)
     options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
     return package.identity + f" {args.max_window_s:g}", lambda: SpeakerEmbedder.of(package, device, **options)
+
+
+def _upstream(args, shard):
+    """As ``_model``, for one layer of a pretrained encoder."""
+    from espnet_ext.inference.spk import check_device, spread_device
+    from espnet_ext.inference.zero_shot import ZeroShotEmbedder, identity
+    from espnet_ext.upstream.load import load_upstream
+
+    device = spread_device(check_device(args.device), shard)
+    upstream, layers = load_upstream(args.upstream), [args.layer]
+    options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
+    return identity(upstream, layers, args.max_window_s), lambda: ZeroShotEmbedder(upstream, layers, device, **options)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,11 @@ class SpeakerEmbedder:
             vectors += list(self._forward(wavs)) if wavs else []
         if not vectors:
             raise AudioError(f"{clip.name}: silent (below -80 dB), there is nothing to embed")
-        return np.mean(vectors, axis=0) if average else np.stack(vectors)
+        return self._average(np.stack(vectors)) if average else np.stack(vectors)
+
+    def _average(self, vectors: np.ndarray) -> np.ndarray:
+        """The vector (E,) of a long clip from those of its windows (windows, E), which are equally long."""
+        return vectors.mean(axis=0)
 
     def _forward(self, wavs: list[np.ndarray]) -> np.ndarray:
         """Embed a batch of arrays at the model's rate: float32 ``(B, E)``."""
