@@ -28,7 +28,10 @@ CHUNK_S = 1800.0
 
 
 class Embedder(Protocol):
-    """What is needed of an embedder; ``SpeakerEmbedder`` and ``MfccFloor`` have it."""
+    """What is needed of an embedder; ``SpeakerEmbedder``, ``MfccFloor`` and ``UnitLabeler`` have it.
+
+    One that yields other arrays than Kaldi's brings ``write(file, array)``.
+    """
 
     rate_hz: int
 
@@ -48,6 +51,7 @@ class Extraction:
     crop_s: float = 8.0
     shard: tuple[int, int] = (1, 1)  # this job and the number of jobs, counted from 1
     skip_broken: bool = False
+    table: str = "embedding.scp"  # what the table of all shards is called
 
     @functools.cached_property
     def key(self) -> str:
@@ -57,27 +61,16 @@ class Extraction:
         """
         crops = [self.num_crops, self.crop_s] if self.num_crops else None
         digest = hashlib.sha256(json.dumps([self.model_id, crops]).encode())
-        stamp = functools.lru_cache(_stamp)  # many segments may lie in one recording
-        for utt in self.data.utterances:
-            source = self.data.source(utt)
-            digest.update(json.dumps([utt, *source, stamp(source[0])]).encode())
+        self.data.stamp(digest)
         return digest.hexdigest()[:16]
 
     @property
     def scp(self) -> Path:
-        return self.out / "embedding.scp"
-
-
-def _stamp(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []  # a command, or a missing file, which is said when it is read
-    return [status.st_size, status.st_mtime_ns]
+        return self.out / self.table
 
 
 def run(task: Extraction, make_embedder: Callable[[], Embedder], rate_hz: int = 16000) -> Path | None:
-    """Embed this job's share; the job that finishes last writes ``embedding.scp``, whose path it returns (else None).
+    """Embed this job's share; the job that finishes last writes ``task.scp``, whose path it returns (else None).
 
     Files: ``out/parts/<key>/<job>of<jobs>.<chunk>.ark`` with an scp and a list of broken utterances each; a chunk is
     there when its scp is, so a killed job goes on with the first chunk that has none. ``out/broken`` lists what
@@ -115,7 +108,7 @@ def _run_shard(task: Extraction, make_embedder: Callable[[], Embedder], rate_hz:
 
 
 def is_finished(task: Extraction) -> bool:
-    """True where ``embedding.scp`` was made with these settings from this list of utterances."""
+    """True where ``task.scp`` was made with these settings from this list of utterances."""
     with open(task.scp, encoding="utf-8") as file:
         first = file.readline()
     return str(task.out / "parts" / task.key) + os.sep in first
@@ -167,6 +160,7 @@ def _embed_chunk(
             broken[utt] = _broken(task, utt, error)
     from kaldiio.matio import write_array
 
+    write = getattr(embedder, "write", write_array)
     ark = _chunk(parts, task.shard, number, "ark")
     places = {}
     with atomic_write(ark, "wb") as file:
@@ -177,7 +171,7 @@ def _embed_chunk(
                 continue
             file.write(f"{names[index]} ".encode())
             places[names[index]] = f"{ark}:{file.tell()}"
-            write_array(file, vector)
+            write(file, vector)
     if broken:
         write_scp(_chunk(parts, task.shard, number, "broken"), broken)
     write_scp(_chunk(parts, task.shard, number, "scp"), places)
@@ -218,7 +212,7 @@ def merge(task: Extraction, parts: Path) -> Path | None:
         write_scp(task.out / "broken", broken)
     write_scp(task.scp, places)
     _remove_unused(task, parts)
-    log.info("%s: %d embeddings%s", task.scp, len(places), f", {len(broken)} broken left out" if broken else "")
+    log.info("%s: %d utterances%s", task.scp, len(places), f", {len(broken)} broken left out" if broken else "")
     return task.scp
 
 

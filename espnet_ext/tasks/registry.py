@@ -19,6 +19,7 @@ ENTRY_POINTS = "espnet_ext.tasks"
 # Adding a task of ours is one line here.
 TASKS: dict[str, str] = {
     "spk": "espnet_ext.tasks.spk:SpeakerTask",
+    "ssl": "espnet_ext.tasks.ssl:SslTask",
 }
 
 

@@ -1,0 +1,65 @@
+"""Fit the centroids that turn speech into units: k-means on cepstra, log-mel energies, or layers of an encoder.
+
+espnet_ext fit_units --data dump/train --features mfcc --num_units 100 --out exp/it1/centroids
+espnet_ext fit_units --data dump/train --features exp/it1/train/hf --layers 6 --num_units 500 --out exp/it2/centroids
+"""
+
+import argparse
+import logging
+import sys
+
+from espnet_ext.errors import UserError, cli
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data directory (wav.scp, optional segments)")
+    parser.add_argument("--features", required=True, help="mfcc, logmel, or an encoder: hf:FOLDER, torchaudio:NAME, …")
+    parser.add_argument("--layers", type=int, nargs="*", default=[], help="layers of the encoder, a stream for each")
+    parser.add_argument("--num_units", type=int, nargs="+", required=True, help="units, for all layers or for each")
+    parser.add_argument("--levels", type=int, default=1, help="levels of residual k-means, a stream for each")
+    parser.add_argument("--max_frames", type=int, default=500_000, help="frames to fit to, of randomly drawn utterances")
+    parser.add_argument("--iterations", type=int, default=50, help="steps of k-means at most")
+    parser.add_argument("--restarts", type=int, default=1, help="k-means runs, of which the best is kept")
+    parser.add_argument("--seed", type=int, default=0, help="of the utterances and of k-means")
+    parser.add_argument("--out", required=True, help="folder for quantizer.json and a .npy (levels, units, size) per layer")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
+    parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    for name in ("levels", "max_frames", "iterations", "restarts", "max_batch_s"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name} must be above 0")
+    from espnet_ext.datadir import DataDir
+    from espnet_ext.files import only_writer
+    from espnet_ext.inference.spk import check_device
+    from espnet_ext.inference.units import fit_quantizer
+
+    with only_writer(args.out):
+        quantizer = fit_quantizer(
+            DataDir(args.data),
+            args.features,
+            args.layers,
+            args.num_units,
+            args.levels,
+            args.max_frames,
+            args.seed,
+            check_device(args.device),
+            args.max_batch_s,
+            iterations=args.iterations,
+            restarts=args.restarts,
+        )
+        quantizer.save(args.out)
+    names = ", ".join(f"{stream.name} ({stream.num_units})" for stream in quantizer.streams)
+    print(f"{args.out}: {names}, {quantizer.rate_hz:g} Hz")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Turn a data directory into units: features and nearest centroids in one pass, sharded, going on where it was killed.
+
+espnet_ext make_units --data dump/train --centroids exp/it1/centroids --out exp/it1/units/train
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from espnet_ext.errors import UserError, cli
+
+BOOL = {"true": True, "false": False}
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="data directory (wav.scp, optional segments)")
+    parser.add_argument("--centroids", required=True, help="folder that fit_units made")
+    parser.add_argument("--features", help="the encoder, where it has moved since the fit")
+    parser.add_argument("--out", required=True, help="folder for units.scp, units.json and arks of uint16 (frames, streams)")
+    parser.add_argument(
+        "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
+    parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
+    parser.add_argument(
+        "--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it"
+    )
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if args.max_batch_s <= 0:
+        raise UserError("--max_batch_s must be above 0")
+    from espnet_ext.datadir import DataDir
+    from espnet_ext.inference import extract
+    from espnet_ext.inference.spk import check_device, spread_device
+    from espnet_ext.inference.units import UnitLabeler, identity_of
+    from espnet_ext.ssl.features import make_features
+    from espnet_ext.ssl.quantizer import Quantizer
+    from espnet_ext.ssl.units import TABLE, write_description
+
+    shard = extract.parse_shard(args.shard)
+    quantizer = Quantizer.load(args.centroids)
+    spec = args.features or quantizer.features
+    device = spread_device(check_device(args.device), shard)
+    layers = [layer for layer in quantizer.layers if layer is not None]
+    task = extract.Extraction(
+        DataDir(args.data),
+        Path(args.out),
+        json.dumps([quantizer.identity, identity_of(spec)]),
+        shard=shard,
+        skip_broken=BOOL[args.skip_broken],
+        table=TABLE,
+    )
+    write_description(task.out, quantizer)
+    scp = extract.run(task, lambda: UnitLabeler(quantizer, make_features(spec, layers, device), args.max_batch_s))
+    if scp is not None:
+        print(scp)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Units of whole data directories: features and nearest centroids in one pass, and the frames centroids are fitted to."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from espnet_ext.audio.io import AudioError
+from espnet_ext.datadir import DataDir
+from espnet_ext.errors import UserError
+from espnet_ext.inference.clips import Clip, FileClip
+from espnet_ext.inference.plan import plan_batches
+from espnet_ext.ssl.features import make_features
+from espnet_ext.ssl.geometry import RATE_HZ
+from espnet_ext.ssl.quantizer import Quantizer, fit_levels
+from espnet_ext.ssl.units import write_units
+
+log = logging.getLogger(__name__)
+
+
+class FrameReader:
+    """Features of clips, batch by batch; a long clip goes through in windows that share no frame.
+
+    features: see ``make_features``. batch_s: seconds of padded audio at a time. max_window_s: an encoder sees no more
+    than this at once, so that memory is bounded.
+    """
+
+    rate_hz = RATE_HZ
+
+    def __init__(self, features, batch_s: float = 60.0, max_window_s: float = 60.0):
+        self.features = features
+        self.batch_samples = round(batch_s * RATE_HZ)
+        self.window_frames = max(1, (round(max_window_s * RATE_HZ) - features.field) // features.hop + 1)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return how many frames that many samples give."""
+        return max(0, 1 + (num_samples - self.features.field) // self.features.hop)
+
+    def frames(self, clips: Sequence[Clip]) -> Iterator[tuple[int, list | None, UserError | None]]:
+        """Yield ``(place, frames (T, D) per layer, None)`` or ``(place, None, what is wrong)``, in another order."""
+        for batch in plan_batches([clip.num_samples for clip in clips], self.batch_samples):
+            yield from self._batch(clips, batch)
+
+    def _batch(self, clips, batch):
+        wavs, there = [], []
+        for place in batch:
+            clip = clips[place]
+            try:
+                if self.num_frames(clip.num_samples) < 1:
+                    raise AudioError(
+                        f"{clip.name}: {clip.num_samples} samples are shorter than one frame ({self.features.field})"
+                    )
+                if self.num_frames(clip.num_samples) > self.window_frames:
+                    yield place, self._long(clip), None
+                    continue
+                wavs.append(clip.read())
+                there.append(place)
+            except UserError as error:
+                yield place, None, error
+        for place, wav, layers in zip(there, wavs, self.features(wavs) if wavs else [], strict=True):
+            if len(layers[0]) != self.num_frames(len(wav)):
+                raise UserError(
+                    f"{clips[place].name}: {len(layers[0])} frames where {self.num_frames(len(wav))} were expected from "
+                    f"{len(wav)} samples; labels would not lie on the encoder's frames"
+                )
+            yield place, layers, None
+
+    def _long(self, clip: Clip) -> list:
+        hop, field = self.features.hop, self.features.field
+        total = self.num_frames(clip.num_samples)
+        parts = []
+        for first in range(0, total, self.window_frames):
+            count = min(self.window_frames, total - first)
+            wav = clip.read(first * hop, (first + count - 1) * hop + field)
+            parts.append(self.features([wav])[0])
+        return [_joined([part[layer] for part in parts]) for layer in range(len(parts[0]))]
+
+
+def _joined(parts: list):
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(parts)
+
+
+class UnitLabeler:
+    """Units of clips, for ``espnet_ext.inference.extract``: nothing but the ids leaves the pass."""
+
+    rate_hz = RATE_HZ
+    write = staticmethod(write_units)
+
+    def __init__(self, quantizer: Quantizer, features, batch_s: float = 60.0):
+        if features.hop != quantizer.hop or len(features.layers) != len(quantizer.layers):
+            raise UserError(
+                f"centroids for layers {quantizer.layers} every {quantizer.hop} samples do not go with features "
+                f"{features.names} every {features.hop}"
+            )
+        self.quantizer, self.reader = quantizer, FrameReader(features, batch_s)
+
+    def stream(
+        self, clips: Sequence[Clip], num_crops: int = 0, crop_s: float = 8.0, skip_broken: bool = False
+    ) -> Iterator[tuple[int, np.ndarray | None, UserError | None]]:
+        """Yield ``(place, units (T, streams) uint16, None)``, or what is wrong with a clip where broken ones may be."""
+        for place, frames, error in self.reader.frames(clips):
+            if error is not None and not skip_broken:
+                raise error
+            yield place, None if frames is None else self.quantizer.assign(frames), error
+
+
+def sample_frames(data: DataDir, reader: FrameReader, max_frames: int, seed: int) -> tuple[list[np.ndarray], int]:
+    """Return at least ``max_frames`` frames (N, D) per layer, or all there are, of utterances drawn by ``seed``.
+
+    The second value is the number of utterances. Broken ones are left out with a warning: the label stage names them.
+    """
+    order = np.random.default_rng(seed).permutation(len(data.utterances))
+    clips, total = [], 0
+    for place in order:
+        utt = data.utterances[place]
+        entry, start_s, end_s = data.source(utt)
+        try:
+            clip = FileClip(entry, RATE_HZ, start_s, end_s, None, data.allow_commands)
+        except UserError as error:
+            log.warning("left out: utterance %s: %s", utt, error)
+            continue
+        clips.append(clip)
+        total += reader.num_frames(clip.num_samples)
+        if total >= max_frames:
+            break
+    found: dict[int, list[np.ndarray]] = {}
+    for place, layers, error in reader.frames(clips):
+        if error is not None:
+            log.warning("left out: %s", error)
+            continue
+        found[place] = [layer if isinstance(layer, np.ndarray) else layer.cpu().numpy() for layer in layers]
+    if not found:
+        raise UserError(f"{data.path}: no utterance with a frame to fit centroids to")
+    # In the order of the draw, so that the fit does not depend on how batches were made.
+    used = [found[place] for place in sorted(found)]
+    return [np.concatenate([layers[at] for layers in used]) for at in range(len(used[0]))], len(used)
+
+
+def fit_quantizer(
+    data: DataDir,
+    spec: str,
+    layers: Sequence[int],
+    num_units: Sequence[int],
+    levels: int,
+    max_frames: int,
+    seed: int,
+    device: str,
+    batch_s: float,
+    **options,
+) -> Quantizer:
+    """Fit centroids to a sample of frames of ``data``: ``num_units`` per layer (one number: for all of them).
+
+    options: of k-means (iterations, restarts).
+    """
+    features = make_features(spec, layers, device)
+    if len(num_units) not in (1, len(features.names)):
+        raise UserError(f"--num_units: {len(num_units)} numbers for {len(features.names)} layer(s); give one, or as many")
+    sample, utterances = sample_frames(data, FrameReader(features, batch_s), max_frames, seed)
+    counts = list(num_units) * (len(features.names) if len(num_units) == 1 else 1)
+    books, errors = [], {}
+    for name, frames, count in zip(features.names, sample, counts, strict=True):
+        book, inertia = fit_levels(frames, count, levels, seed, device, **options)
+        books.append(book)
+        errors[name] = [round(value, 6) for value in inertia]
+        log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
+    facts = {"data": str(data.path), "utterances": utterances, "frames": len(sample[0]), "seed": seed, "inertia": errors}
+    return Quantizer(spec, features.hop, features.field, features.names, features.layers, books, facts)
+
+
+def identity_of(spec: str) -> list:
+    """Return what changes whenever the features of ``spec`` may: a folder's files with their sizes and times."""
+    kind, _, rest = spec.partition(":")
+    folder = Path(rest if kind == "hf" and rest else spec).expanduser()
+    if not folder.is_dir():
+        return [spec]
+    return [spec, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(folder.iterdir()))]

@@ -1,0 +1,100 @@
+"""What units are made from: cepstra, log-mel energies, or hidden layers of an encoder, for whole utterances."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from espnet_ext.audio.mfcc import mel_filters, mfcc
+from espnet_ext.errors import UserError
+from espnet_ext.ssl.geometry import RATE_HZ
+
+WINDOW, HOP = 400, 160  # 25 ms every 10 ms: the frame 2t begins with the samples of HuBERT's frame t
+
+
+def deltas(x: np.ndarray, width: int = 2) -> np.ndarray:
+    """Return the slope over ``2 width + 1`` frames of x (frames, size), the first and last frame repeated (Kaldi)."""
+    padded = np.pad(x, ((width, width), (0, 0)), mode="edge")
+    frames = len(x)
+    slope = sum(n * (padded[width + n :][:frames] - padded[width - n :][:frames]) for n in range(1, width + 1))
+    return (slope / (2 * sum(n * n for n in range(1, width + 1)))).astype(x.dtype)
+
+
+class Cepstra:
+    """13 MFCCs with deltas and their deltas, 39 numbers at 100 Hz: the targets of HuBERT's first iteration.
+
+    Liftered as Kaldi does it (by 22), because distances between cepstra depend on it.
+    """
+
+    names = ("mfcc",)
+    layers = (None,)
+    hop, field = HOP, WINDOW
+    _lifter = (1 + 11 * np.sin(np.pi * np.arange(13) / 22)).astype(np.float32)
+
+    def __call__(self, wavs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return ``[[frames (T, 39) float32]]`` per utterance (one layer) of waveforms at 16 kHz."""
+        answers = []
+        for wav in wavs:
+            static = mfcc(wav, RATE_HZ, num_ceps=13, num_mels=23) * self._lifter
+            first = deltas(static)
+            answers.append([np.concatenate((static, first, deltas(first)), axis=1)])
+        return answers
+
+
+class LogMel:
+    """80 log-mel energies at 100 Hz."""
+
+    names = ("logmel",)
+    layers = (None,)
+    hop, field = HOP, WINDOW
+
+    def __call__(self, wavs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return ``[[frames (T, 80) float32]]`` per utterance (one layer) of waveforms at 16 kHz."""
+        shape, filters = np.hanning(WINDOW), mel_filters(RATE_HZ, 512, 80, 20.0)
+        answers = []
+        for wav in wavs:
+            frames = np.lib.stride_tricks.sliding_window_view(wav, WINDOW)[::HOP]
+            power = np.abs(np.fft.rfft(frames * shape, 512)) ** 2
+            answers.append([np.log(power @ filters + 1e-10).astype(np.float32)])
+        return answers
+
+
+class HiddenLayers:
+    """Layers of an encoder, by ``espnet_ext.upstream``: 0 is the input of the first transformer layer."""
+
+    def __init__(self, spec: str, layers: Sequence[int], device: str = "cpu"):
+        from espnet_ext.upstream.load import load_upstream
+
+        self.upstream = load_upstream(spec, freeze=True).to(device).eval()
+        self.device = device
+        wrong = [layer for layer in layers if not 0 <= layer < self.upstream.num_layers]
+        if wrong or not layers:
+            raise UserError(
+                f"--layers: {spec} has the layers 0 (input of the first) to {self.upstream.num_layers - 1}; "
+                f"{f'there is no {wrong[0]}' if wrong else 'give at least one'}"
+            )
+        self.layers = tuple(layers)
+        self.names = tuple(f"layer{layer}" for layer in layers)
+        self.field = self.upstream.samples_for(1)
+        self.hop = self.upstream.samples_for(2) - self.field
+
+    def __call__(self, wavs: Sequence[np.ndarray]) -> list[list]:
+        """Return a list of frames (T, D) per utterance, a tensor on the device for each layer."""
+        import torch
+
+        lengths = torch.tensor([len(wav) for wav in wavs])
+        speech = torch.zeros(len(wavs), int(lengths.max()))
+        for row, wav in zip(speech, wavs, strict=True):
+            row[: len(wav)] = torch.from_numpy(wav)
+        with torch.inference_mode():
+            states, frames = self.upstream.hidden_states(speech.to(self.device), lengths.to(self.device))
+        states = [states[layer].float() for layer in self.layers]
+        return [[state[row, :count] for state in states] for row, count in enumerate(frames.tolist())]
+
+
+def make_features(spec: str, layers: Sequence[int] = (), device: str = "cpu"):
+    """Return the features that ``spec`` names: ``mfcc``, ``logmel``, or an encoder as ``load_upstream`` takes it."""
+    if spec in ("mfcc", "logmel"):
+        if layers:
+            raise UserError(f"--layers is for encoders; features {spec} have none")
+        return Cepstra() if spec == "mfcc" else LogMel()
+    return HiddenLayers(spec, layers, device)
