@@ -133,7 +133,7 @@ def _from_pretrained(model: str) -> torch.nn.Module:
     from transformers import AutoModel
 
     config = _config_of(model)
-    with _explained(model):
+    with _explained(model), _no_progress_bar():
         return _finish(_cache_first(AutoModel, model, config=config))
 
 
@@ -157,6 +157,20 @@ def _explained(model: str) -> Iterator[None]:
             f"frontend_conf of huggingface: cannot load {model!r}, neither as a folder here nor from the hub or its "
             f"cache; on a machine with network run `hf download {model}`, or give a folder ({reason})"
         ) from None
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers 5 draws a bar for every model that it loads, into the middle of our lines."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _cache_first(auto_class: Any, model: str, **options: Any) -> Any:
