@@ -19,7 +19,7 @@ FLOORS = [
     ["bin"],
     ["inference"],
     ["tasks"],
-    ["spk", "ssl", "lm", "gslm", "spatial"],
+    ["spk", "ssl", "ivector", "lm", "gslm", "spatial"],
     ["vocoder", "upstream", "cluster", "audio", "video", "train"],
     ["datadir", "metrics", "zoo"],
     ["audio.io", "audio.reader", "audio.writer", "audio.header"],

@@ -1,6 +1,7 @@
 """``DataDir``: one Kaldi data directory, its tables read when they are asked for."""
 
 import functools
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,14 @@ def spk2utt_of(utt2spk: Mapping[str, str]) -> dict[str, list[str]]:
     for utt in sorted(utt2spk):
         spk2utt.setdefault(utt2spk[utt], []).append(utt)
     return dict(sorted(spk2utt.items()))
+
+
+def _identity(path: str) -> list[int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return []  # a command, or a missing file, which is said when it is read
+    return [status.st_size, status.st_mtime_ns]
 
 
 class DataDir:
@@ -140,6 +149,13 @@ class DataDir:
         entry, start_s, end_s = self.source(utt)
         info = audio_info(entry, self.allow_commands)
         return section_length(info, rate_hz, *check_section(info, entry, start_s, end_s))
+
+    def stamp(self, digest) -> None:
+        """Update a ``hashlib`` digest with every utterance, its source, and the size and time of the source's file."""
+        identity = functools.lru_cache(_identity)  # many segments may lie in one recording
+        for utt in self.utterances:
+            source = self.source(utt)
+            digest.update(json.dumps([utt, *source, identity(source[0])]).encode())
 
     @classmethod
     def write(cls, path: str | os.PathLike, tables: Mapping[str, Mapping]) -> "DataDir":
