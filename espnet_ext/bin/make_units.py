@@ -20,7 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", required=True, help="data directory (wav.scp, optional segments)")
     parser.add_argument("--centroids", required=True, help="folder that fit_units made")
     parser.add_argument("--features", help="the encoder, where it has moved since the fit")
-    parser.add_argument("--out", required=True, help="folder for units.scp, units.json and arks of uint16 (frames, streams)")
+    parser.add_argument("--out", required=True, help="folder for units.scp, units.json and arks of uint16")
     parser.add_argument(
         "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
     )

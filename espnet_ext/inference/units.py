@@ -1,4 +1,4 @@
-"""Units of whole data directories: features and nearest centroids in one pass, and the frames centroids are fitted to."""
+"""Units of whole data directories: features and nearest centroids in one pass; and fitting those centroids."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -61,8 +61,8 @@ class FrameReader:
         for place, wav, layers in zip(there, wavs, self.features(wavs) if wavs else [], strict=True):
             if len(layers[0]) != self.num_frames(len(wav)):
                 raise UserError(
-                    f"{clips[place].name}: {len(layers[0])} frames where {self.num_frames(len(wav))} were expected from "
-                    f"{len(wav)} samples; labels would not lie on the encoder's frames"
+                    f"{clips[place].name}: {len(layers[0])} frames where {self.num_frames(len(wav))} were expected "
+                    f"from {len(wav)} samples; labels would not lie on the encoder's frames"
                 )
             yield place, layers, None
 
@@ -159,7 +159,7 @@ def fit_quantizer(
     """
     features = make_features(spec, layers, device)
     if len(num_units) not in (1, len(features.names)):
-        raise UserError(f"--num_units: {len(num_units)} numbers for {len(features.names)} layer(s); give one, or as many")
+        raise UserError(f"--num_units: {len(num_units)} numbers for {len(features.names)} layer(s); give one, or each")
     sample, utterances = sample_frames(data, FrameReader(features, batch_s), max_frames, seed)
     counts = list(num_units) * (len(features.names) if len(num_units) == 1 else 1)
     books, errors = [], {}
@@ -168,7 +168,8 @@ def fit_quantizer(
         books.append(book)
         errors[name] = [round(value, 6) for value in inertia]
         log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
-    facts = {"data": str(data.path), "utterances": utterances, "frames": len(sample[0]), "seed": seed, "inertia": errors}
+    facts = {"data": str(data.path), "utterances": utterances, "frames": len(sample[0])}
+    facts |= {"seed": seed, "inertia": errors}
     return Quantizer(spec, features.hop, features.field, features.names, features.layers, books, facts)
 
 

@@ -63,7 +63,7 @@ def read_folder(folder: str | Path) -> tuple[HubertEncoder, dict]:
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name}; a Hugging Face HubertModel folder has config.json, model.safetensors")
+            raise UserError(f"{folder}: no {name}; a Hugging Face model is config.json and model.safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("model_type") != "hubert":
         raise UserError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, not hubert")

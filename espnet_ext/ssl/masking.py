@@ -10,8 +10,8 @@ def mask_spans(
 
     The number of spans is int(prob * num_frames / length + u), u uniform in [0, 1), at least ``min_spans``; their
     starts differ and lie in [0, num_frames - length) (arXiv 2106.07447, as fairseq draws them): about 55 % of the
-    frames at the default values. The last frame is never masked, so an utterance is never wholly hidden; where it is shorter
-    than two spans, they are as long as half of it, and a single frame is not masked.
+    frames at the default values. The last frame is never masked, so an utterance is never wholly hidden; where it is
+    shorter than two spans, they are as long as half of it, and a single frame is not masked.
     """
     length = min(length, num_frames // 2)
     mask = np.zeros(num_frames, dtype=bool)

@@ -43,8 +43,8 @@ class UnitPreprocessor:
             raise UserError(f"preprocessor_conf: max_s {max_s} is shorter than one frame ({geometry.field} samples)")
         if not 0 < mask_prob <= 1 or mask_length < 1 or mask_min_spans < 0:
             raise UserError(
-                "preprocessor_conf: mask_prob should lie in (0, 1], mask_length be at least 1, mask_min_spans at least 0;"
-                f" they are {mask_prob}, {mask_length}, {mask_min_spans}"
+                "preprocessor_conf: mask_prob should lie in (0, 1], mask_length be at least 1, mask_min_spans at "
+                f"least 0; they are {mask_prob}, {mask_length}, {mask_min_spans}"
             )
         self.mask = {"prob": mask_prob, "length": mask_length, "min_spans": mask_min_spans}
         self.steps = [label_step(folder.rate_hz, geometry.hop, str(folder.path)) for folder in self.folders]

@@ -79,9 +79,7 @@ def lengths_of(args: argparse.Namespace, train: bool) -> dict[str, int]:
     used = [utt for utt in data.utterances if all(utt in table for table in tables)]
     shortest = max(round(args.min_s * RATE_HZ), 1)
     crop = round(args.preprocessor_conf.get("max_s", 15.625) * RATE_HZ)
-    lengths = {
-        utt: min(samples, crop) for utt in used if (samples := data.num_samples(utt, RATE_HZ)) >= shortest
-    }
+    lengths = {utt: min(samples, crop) for utt in used if (samples := data.num_samples(utt, RATE_HZ)) >= shortest}
     if not lengths:
         raise UserError(f"{folder}: none of {len(used)} utterances with units has {args.min_s:g} s (--min_s)")
     return lengths
@@ -93,8 +91,8 @@ def _same_centroids(train: list[UnitFolder], dev: list[UnitFolder]) -> None:
     for one, other in zip(train, dev, strict=True):
         if one.quantizer != other.quantizer:
             raise UserError(
-                f"{one.path} and {other.path} come from different centroids: the dev loss would mean nothing; make both "
-                "with the same --centroids"
+                f"{one.path} and {other.path} come from different centroids: the dev loss would mean nothing; make "
+                "both with the same --centroids"
             )
 
 

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# HuBERT pre-training (arXiv 2106.07447) with any targets (arXiv 2409.10788): a corpus in, an encoder out, by iterations
+# of units -> masked prediction. A recipe's run.sh calls this file by path, in its own folder.
+set -euo pipefail
+MAIN_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
+
+# begin options
+# Data:
+corpus=                    # where the corpus lies, for local/data.sh (empty: it downloads or makes it)
+local_data_opts=           # more options of local/data.sh
+train_set=train            # data/<train_set>: what to train on; no labels are needed
+dev_set=                   # data/<dev_set>: chooses checkpoints (empty: num_dev_speakers are taken out of train_set)
+num_dev_speakers=8         # speakers of the dev set
+test_sets=                 # data/<test_set>, one or more names, with utt2phones: units are compared with phones there
+skip_broken=false          # true: drop and count broken utterances; false: name them and stop
+# Targets, one word per iteration (the last word holds for all that follow):
+start_iter=1               # first iteration to run; the ones before it have been run
+stop_iter=2                # last iteration
+features="mfcc previous"   # mfcc, logmel, previous (the iteration before), or an encoder: hf:FOLDER, torchaudio:NAME, …
+layers="- 6"               # layers of the encoder, by commas (3,6,9: three streams); - where there are none
+num_units="100 500"        # units per layer
+levels="1"                 # levels of residual k-means per layer, a stream for each
+max_frames=2000000         # frames that centroids are fitted to
+kmeans_opts=               # more options of fit_units
+# Model:
+train_config=conf/train_hubert.yaml  # what to train, one word per iteration
+train_args=                # more training options, e.g. "--max_epoch 5"; they win over the YAML
+ssl_tag=                   # name of the experiment (empty: the last config's)
+expdir=exp                 # where experiments go
+inference_model=valid.loss_m.best.pth  # checkpoint in an iteration's folder
+seed=0                     # one seed for split, centroids and training
+# Jobs:
+nj=2                       # parallel jobs
+ngpu=0                     # GPUs per node; 0: the CPU
+num_nodes=1                # nodes of a distributed training
+# end options
+. "${MAIN_ROOT}/utils/recipe.sh"
+
+word() { # NUMBER WORDS: the word of that number, the last one where there are fewer
+    local number=$1 words
+    read -ra words <<< "$2"
+    [ "${#words[@]}" -gt 0 ] || fail "an option with a word per iteration is empty; see --help"
+    [ "${number}" -le "${#words[@]}" ] || number="${#words[@]}"
+    echo "${words[number - 1]}"
+}
+exp="${expdir}/ssl_${ssl_tag:-$(basename "$(word 99 "${train_config}")" .yaml)}"
+fit_set="${train_set}" own_dev_set="${dev_set}"
+if [ -z "${dev_set}" ]; then fit_set="${train_set}_fit" dev_set="${train_set}_dev"; fi
+device=cpu units_cmd="${train_cmd}"
+if [ "${ngpu}" -gt 0 ]; then device=cuda units_cmd="${cuda_cmd}"; fi
+
+if stage 1 data "corpus -> data/"; then
+    # shellcheck disable=SC2086  # the option holds several words
+    run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts}
+fi
+
+if stage 2 format "look at every file, resample what needs it -> dump/"; then
+    for name in ${train_set} ${own_dev_set} ${test_sets}; do
+        require "data/${name}/wav.scp" "stage 1 (data)"
+        run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" \
+            --nj "${nj}" --skip_broken "${skip_broken}"
+    done
+fi
+
+if stage 3 split "dev speakers -> dump/"; then
+    require "dump/${train_set}/wav.scp" "stage 2 (format)"
+    if [ -z "${own_dev_set}" ]; then
+        run python -m espnet_ext.bin.split_speakers --in "dump/${train_set}" --train "dump/${fit_set}" \
+            --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}"
+    fi
+fi
+
+for ((iter = start_iter; iter <= stop_iter; iter++)); do
+    it="${exp}/it${iter}"
+    if stage 4 clusters "iteration ${iter}: centroids -> exp/…/it${iter}/centroids"; then
+        require "dump/${fit_set}/wav.scp" "stage 3 (split)"
+        from="$(word "${iter}" "${features}")" which="$(word "${iter}" "${layers}")"
+        if [ "${from}" = previous ]; then
+            [ "${iter}" -gt 1 ] || fail "--features: iteration 1 has no previous one; give mfcc, logmel or an encoder"
+            from="${exp}/it$((iter - 1))/hf"
+            require "${from}/model.safetensors" "stage 6 (train) of iteration $((iter - 1))"
+        fi
+        if [ "${which}" = - ]; then which=; fi
+        # shellcheck disable=SC2086  # the options hold several words
+        run python -m espnet_ext.bin.fit_units --data "dump/${fit_set}" --features "${from}" --layers ${which//,/ } \
+            --num_units "$(word "${iter}" "${num_units}")" --levels "$(word "${iter}" "${levels}")" \
+            --max_frames "${max_frames}" --seed "${seed}" --device "${device}" --out "${it}/centroids" ${kmeans_opts}
+    fi
+
+    if stage 5 labels "iteration ${iter}: one pass over the audio -> exp/…/it${iter}/units"; then
+        require "${it}/centroids/quantizer.json" "stage 4 (clusters)"
+        for name in ${fit_set} ${dev_set} ${test_sets}; do
+            ${units_cmd} JOB=1:"${nj}" "${it}/units/${name}/log/units.JOB.log" \
+                python -m espnet_ext.bin.make_units --centroids "${it}/centroids" --data "dump/${name}" \
+                --out "${it}/units/${name}" --shard "JOB/${nj}" --skip_broken "${skip_broken}" --device "${device}"
+        done
+    fi
+
+    if stage 6 train "iteration ${iter}: masked prediction -> exp/…/it${iter}/model, it${iter}/hf"; then
+        require "${it}/units/${dev_set}/units.scp" "stage 5 (labels)"
+        config="$(word "${iter}" "${train_config}")"
+        # shellcheck disable=SC2086  # the option holds several words
+        launch "${it}/model/train.log" python -m espnet_ext.bin.train ssl --config "${config}" \
+            --output_dir "${it}/model" --train_dir "dump/${fit_set}" --train_units "${it}/units/${fit_set}" \
+            --dev_dir "dump/${dev_set}" --dev_units "${it}/units/${dev_set}" --seed "${seed}" ${train_args}
+        run python -m espnet_ext.bin.export_ssl --exp "${it}/model" --model_file "${inference_model}" --out "${it}/hf"
+    fi
+done
+
+if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
+    for name in ${test_sets}; do
+        rows=()
+        for ((iter = 1; iter <= stop_iter; iter++)); do
+            require "${exp}/it${iter}/units/${name}/units.scp" "stage 5 (labels)"
+            rows+=(--units "iteration ${iter}" "${exp}/it${iter}/units/${name}")
+        done
+        run python -m espnet_ext.bin.score_units --data "dump/${name}" "${rows[@]}" --out "${exp}/units_${name}" \
+            --seed "${seed}" --config "$(word 99 "${train_config}")"
+    done
+fi
+
+if stage 8 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf"; then
+    require "${exp}/it${stop_iter}/model/${inference_model}" "stage 6 (train)"
+    run python -m espnet_ext.bin.export_ssl --exp "${exp}/it${stop_iter}/model" --model_file "${inference_model}" \
+        --out "${exp}/hf"
+fi
