@@ -101,12 +101,12 @@ def _layers(text):
 
 def _encoder(args, layers):
     """Return what makes (id, embedder), the length of every layer's vector, and the layers' names."""
+    from espnet_ext.inference.speaker_frames import open_upstream
     from espnet_ext.inference.spk import check_device
     from espnet_ext.inference.zero_shot import ZeroShotEmbedder, identity
-    from espnet_ext.upstream.load import load_upstream
 
     device = check_device(args.device)
-    upstream = load_upstream(args.model)
+    upstream = open_upstream(args.model)
     options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
     embedder = ZeroShotEmbedder(upstream, layers, device, **options)
     model_id = identity(upstream, layers, args.max_window_s)

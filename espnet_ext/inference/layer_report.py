@@ -58,8 +58,8 @@ def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequenc
         "An utterance is the mean and the standard deviation over time of one layer, compared by cosine; nothing is",
         "trained (arXiv 2402.00340). Layer 0 is the input of the first transformer layer, layer i the output of",
         "layer i, the last one after the final layer norm where the encoder has one. The mean that is subtracted, and",
-        "the deviation that standardised vectors are divided by, are those of an unlabelled set. MFCC is the floor: the",
-        "same statistics of cepstra. The interval is 95 %, speakers resampled, not trials.",
+        "the deviation that standardised vectors are divided by, are those of an unlabelled set. MFCC is the floor:",
+        "the same statistics of cepstra. The interval is 95 %, speakers resampled, not trials.",
     ]
     text = "\n".join([*explanation, "", *(f"- {note}" for note in notes), "", "![EER of every layer](layers.png)"])
     shown = f"{table(results)}\n\n{found}"

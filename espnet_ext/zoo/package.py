@@ -13,7 +13,10 @@ from espnet_ext.zoo.archive import safe_name, sha256, unpack
 from espnet_ext.zoo.yaml_file import load_yaml
 
 #: Checkpoints of an experiment folder, the one to take first. ESPnet makes them links to the epoch's file.
-CHECKPOINTS = ("valid.eer.best.pth", "valid.eer.ave.pth", "valid.loss.best.pth", "valid.loss.ave.pth", "latest.pth")
+CHECKPOINTS = (
+    *(f"valid.{criterion}.{kind}.pth" for criterion in ("eer", "loss_m", "loss") for kind in ("best", "ave")),
+    "latest.pth",
+)
 #: What may lie beside the weights in an experiment folder, and goes into a package when it does.
 COMPANIONS = {"calibration": "calibration.json", "embedding_mean": "embedding_mean.npy", "cohort": "cohort.npy"}
 #: What `score` writes for people to read; it goes to the top of a package.
