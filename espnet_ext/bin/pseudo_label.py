@@ -40,9 +40,16 @@ def main(argv=None):
     from espnet_ext.datadir.tableset import read_tables, restrict
     from espnet_ext.files import atomic_write, only_writer
     from espnet_ext.spk import ipl
+    from espnet_ext.zoo.archive import sha256
 
-    tables = read_tables(args.data)
     utt2cluster = read_scp(args.clusters)
+    checksum = sha256(args.clusters)
+    if (args.out / "labels.json").is_file():
+        if json.loads((args.out / "labels.json").read_text(encoding="utf-8"))["clusters"] != checksum:
+            raise UserError(f"{args.out} was made from other clusters than {args.clusters} holds now; remove it")
+        print(f"{args.out / 'train'}: made before from these clusters")
+        return
+    tables = read_tables(args.data)
     unknown = next((utt for utt in utt2cluster if utt not in tables["utt2spk"]), None)
     if unknown is not None:
         raise UserError(f"{args.clusters}: utterance {unknown!r} is not in {args.data}; cluster its embeddings again")
@@ -64,6 +71,7 @@ def main(argv=None):
     number = len(agreements)
     found = {
         "round": number,
+        "clusters": checksum,
         "agreement": before,
         "agreements": agreements,
         "stop": ipl.is_settled(agreements, args.tolerance),

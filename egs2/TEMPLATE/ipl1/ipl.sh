@@ -28,7 +28,7 @@ upstream_layer=            # upstream: its layer; 0 is the input of the first on
 # Rounds:
 method=kmeans_ahc          # kmeans, ahc, kmeans_ahc, spectral or hdbscan
 num_clusters=40            # pseudo-speakers; several numbers: the one that two seeds agree on best, in each round
-num_kmeans=200             # kmeans_ahc: k-means clusters that are merged to num_clusters
+num_kmeans=200             # k-means centroids that ahc, spectral and hdbscan then work on; 0: on the embeddings
 cluster_args=              # more options of cluster
 min_utterances=5           # smaller clusters are dropped
 max_rounds=5               # most rounds
@@ -161,11 +161,11 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
         if [ ! -s "${now}/report.json" ]; then
             log "-- round ${round} of at most ${max_rounds} --"
             # shellcheck disable=SC2086  # the option holds several words
-            [ -s "${now}/clusters/cluster.json" ] || run python -m espnet_ext.bin.cluster \
+            run python -m espnet_ext.bin.cluster \
                 --embeddings "${before}/embeddings/${fit_set}/embedding.scp" --out "${now}/clusters" \
                 --method "${method}" --num_clusters "${num_clusters}" --num_kmeans "${num_kmeans}" --metric cosine \
                 --seed "${seed}" --device "${device}" ${cluster_args}
-            [ -s "${now}/labels.json" ] || run python -m espnet_ext.bin.pseudo_label --data "dump/${fit_set}" \
+            run python -m espnet_ext.bin.pseudo_label --data "dump/${fit_set}" \
                 --clusters "${now}/clusters/utt2cluster" --previous "${before}" --out "${now}" \
                 --min_utterances "${min_utterances}" --num_dev_utterances "${num_dev_utterances}" \
                 --tolerance "${tolerance}" --seed "${seed}"
@@ -196,8 +196,11 @@ if stage 7 score "the last model: raw, and AS-norm with pseudo-speakers -> exp/â
         require "${final}/embeddings/${name}/embedding.scp" "stage 5 (loop) or 6 (finetune)"
         tests+=(--test "${name}" "${final}/embeddings/${name}/embedding.scp" "dump/${name}"/trials*)
     done
+    mkdir -p "${exp}/score" # the cohort is what has a pseudo-speaker
+    awk 'NR == FNR { kept[$1]; next } $1 in kept' "${last}/pseudo_labels" \
+        "${final}/embeddings/${fit_set}/embedding.scp" > "${exp}/score/cohort.scp"
     run python -m espnet_ext.bin.score --out "${exp}/score" "${tests[@]}" \
-        --cohort "${final}/embeddings/${fit_set}/embedding.scp" "${last}/clusters/utt2cluster" \
+        --cohort "${exp}/score/cohort.scp" "${last}/pseudo_labels" \
         --top_n "${as_norm_top}" --num_bootstrap "${num_bootstrap}" --rate_hz "${rate_hz}" --seed "${seed}" \
         --config "${train_config}" --title "The last model of iterative pseudo-labelling"
     report
