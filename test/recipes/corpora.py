@@ -29,9 +29,9 @@ def data_prep(recipe):
 
 
 def checkout(folder, *recipes):
-    """Copy utils/, the speaker template and recipes to ``folder``, without what was run in them; returns ``folder``."""
+    """Copy utils/, the templates and recipes to ``folder``, without what was run in them; returns ``folder``."""
     made = shutil.ignore_patterns("data", "dump", "exp", "downloads", "RESULTS.md", "results.json", "__pycache__")
-    for name in ("utils", "egs2/TEMPLATE/spk1", *(f"egs2/{recipe}" for recipe in recipes)):
+    for name in ("utils", "egs2/TEMPLATE", *(f"egs2/{recipe}" for recipe in recipes)):
         shutil.copytree(ROOT / name, Path(folder) / name, ignore=made)
     return Path(folder)
 

@@ -11,6 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --ivector_dim 50 \
     --num_clusters 40 \
     --num_kmeans 200 \
+    --num_dev_utterances 80 \
     --max_rounds 4 \
     --train_config conf/train_ecapa.yaml \
     "$@"
