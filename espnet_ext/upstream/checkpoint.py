@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Bag(dict):
         pass
 
 
+def _empty_dict(*args) -> dict:
+    """Takes the place of a defaultdict, which is filled item by item."""
+    return {}
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Return the configuration and the state dict of a torchaudio encoder.
 
@@ -38,7 +43,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]
     are those of a published model; or a checkpoint of fairseq, s3prl (converted) or WavLM, whose configuration is
     inside. Errors: ``UserError`` for anything else, and for files that would run code.
     """
-    content = _load(path)
+    content = load_safely(path)
     for weights in ("model_weight", "model"):
         if isinstance(content.get(weights), Mapping) and any("self_attn" in name for name in content[weights]):
             return fairseq_config(plain(content), path), fairseq_state(content[weights], path)
@@ -73,7 +78,11 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _load(path: Path) -> dict:
+def load_safely(path: Path) -> dict:
+    """Return what a file holds: tensors and settings; classes that are known to be harmless become ``Bag``.
+
+    Errors: ``UserError`` for a file that is damaged, or names anything else, which might run on loading.
+    """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -82,23 +91,27 @@ def _load(path: Path) -> dict:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path}: is no whole safetensors file ({error}); copy or download it again") from None
-    allowed: dict[str, type] = {}
+    allowed: dict[str, Callable] = {}
     while True:
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals([(Bag, name) for name in allowed]):
+            with (
+                warnings.catch_warnings(),
+                torch.serialization.safe_globals([(by, name) for name, by in allowed.items()]),
+            ):
                 warnings.simplefilter("ignore")  # remarks on the pickle protocol
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
             break
         except pickle.UnpicklingError as error:
-            name = re.search(r"GLOBAL (\S+)", str(error))
-            if name is None or name.group(1) in allowed:
+            found = re.search(r"GLOBAL (\S+)", str(error))
+            name = found and (found[1] if "." in found[1] else f"builtins.{found[1]}")  # as torch's message has them
+            if name is None or name in allowed:
                 raise UserError(f"{path}: refused, it is damaged or no file of tensors; download it again") from None
-            if not _is_inert(name.group(1)):
+            if not _is_inert(name):
                 raise UserError(
-                    f"{path}: refused, it names {name.group(1)}, which would run on loading; an encoder's checkpoint "
-                    "has to hold tensors and settings only"
+                    f"{path}: refused, it names {name}, which would run on loading; an encoder's checkpoint has to "
+                    "hold tensors and settings only"
                 ) from None
-            allowed[name.group(1)] = Bag
+            allowed[name] = _empty_dict if name == "collections.defaultdict" else Bag
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}: is no whole checkpoint (truncated?); copy or download it again") from None
     if not isinstance(content, dict):

@@ -64,13 +64,7 @@ def fairseq_config(content: dict[str, Any], path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: {key} is {model[key]}, and only {value} is known here")
     config = {ours: model.get(theirs, default) for theirs, (ours, default) in _SETTINGS.items()}
     config["extractor_mode"] = "layer_norm" if model.get("extractor_mode") == "layer_norm" else "group_norm"
-    text = model.get("conv_feature_layers") or _CONVOLUTIONS
-    try:
-        config["extractor_conv_layer_config"] = [
-            list(block) for block in _sum_of_lists(ast.parse(text, mode="eval").body)
-        ]
-    except (SyntaxError, ValueError, TypeError):
-        raise UserError(f"{path}: conv_feature_layers is {text!r}, not a list of (size, kernel, stride)") from None
+    config["extractor_conv_layer_config"] = convolutions(model.get("conv_feature_layers") or _CONVOLUTIONS, path)
     config |= {"model_type": "wav2vec2", "normalize": bool(task.get("normalize", False))}
     if model.get("relative_position_embedding"):
         if not model.get("gru_rel_pos"):
@@ -107,8 +101,20 @@ def _joined(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
+def convolutions(text: str, path: Path) -> list[list[int]]:
+    """Return [size, kernel, stride] of every convolution; ``UserError`` for anything but numbers, lists, + and *.
+
+    fairseq writes them as Python, "[(512,10,5)] + [(512,3,2)] * 4", and evaluates that; nothing is evaluated here.
+    """
+    try:
+        return [list(block) for block in _sum_of_lists(ast.parse(text, mode="eval").body)]
+    except (SyntaxError, ValueError, TypeError, RecursionError):
+        raise UserError(
+            f"{path}: refused, conv_feature_layers is no list of (size, kernel, stride): {text!r}"
+        ) from None
+
+
 def _sum_of_lists(node: ast.expr) -> list[tuple[int, ...]]:
-    """fairseq writes its convolutions as Python, "[(512,10,5)] + [(512,3,2)] * 4": numbers, lists, + and * only."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _sum_of_lists(node.left) + _sum_of_lists(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):

@@ -1,6 +1,7 @@
 """Self-supervised waveform encoders of Hugging Face's transformers as an ESPnet frontend."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -157,6 +158,8 @@ def _explained(model: str) -> Iterator[None]:
             f"frontend_conf of huggingface: cannot load {model!r}, neither as a folder here nor from the hub or its "
             f"cache; on a machine with network run `hf download {model}`, or give a folder ({reason})"
         ) from None
+    except pickle.UnpicklingError:
+        raise UserError(f"{model}: refused, its weights would run code on loading; take ones in safetensors") from None
 
 
 @contextmanager

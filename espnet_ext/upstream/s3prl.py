@@ -1,6 +1,10 @@
 """s3prl's upstream models as an ESPnet frontend, with the weights' names of ESPnet's published speaker models."""
 
 import difflib
+import os
+import pickle
+import re
+from pathlib import Path
 
 import torch
 from espnet2.asr.frontend.s3prl import S3prlFrontend as EspnetS3prlFrontend
@@ -10,6 +14,8 @@ from espnet_ext.errors import UserError
 from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
 
 MIN_SAMPLES = 800  # s3prl pads anything shorter than 50 ms
+# Settings of a checkpoint that s3prl hands to Python's eval.
+_EVALUATED = ("conv_feature_layers", "extractor_conv_feature_layers", "override_encoder_layers")
 
 
 class S3prlFrontend(EspnetS3prlFrontend):
@@ -25,6 +31,8 @@ class S3prlFrontend(EspnetS3prlFrontend):
     normalize_layers: a layer norm without weights on every layer before it is chosen or summed; freeze: no gradient
     (ESPnet's ``freeze_param: [frontend.upstream]`` does the same).
     """
+
+    ignores_padding = True
 
     def __init__(
         self,
@@ -48,6 +56,7 @@ class S3prlFrontend(EspnetS3prlFrontend):
             raise UserError(f"frontend_conf of s3prl: {name!r} is no upstream of s3prl; near it are {near}")
         if layer != -1 and multilayer_feature:
             raise UserError("frontend_conf of s3prl: layer takes one layer, multilayer_feature all of them; choose one")
+        _check_file(conf.get("path_or_url"))
         try:
             super().__init__(fs, conf, download_dir, multilayer_feature, layer)
         except OSError as error:
@@ -56,13 +65,14 @@ class S3prlFrontend(EspnetS3prlFrontend):
                 f"frontend_conf of s3prl: cannot get the checkpoint of {name} ({reason}); fetch it once on a machine "
                 "with network and give its folder as download_dir, or its file as path_or_url of a custom upstream"
             ) from None
+        except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, AssertionError, TypeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"frontend_conf of s3prl: {name} does not load its checkpoint: {reason[:300]}") from None
         self.num_layers, self.normalize_layers = self.upstream.num_layers, normalize_layers
         check_layer(layer, self.num_layers, "frontend_conf of s3prl")
         _keep_final_norm(self.upstream.upstream)
         if freeze:
             self.upstream.requires_grad_(False)
-
-    ignores_padding = True
 
     @property
     def frozen(self) -> bool:
@@ -119,6 +129,21 @@ def open_s3prl(name: str, layer: int | None = None, normalize: bool = False, **o
     conf = {"upstream": name, "normalize": normalize} | ({"path_or_url": checkpoint} if checkpoint else {})
     how = {"multilayer_feature": True} if layer is None else {"layer": layer}
     return S3prlFrontend(frontend_conf=conf, **how, **{"freeze": True, **options})
+
+
+def _check_file(path: str | None) -> None:
+    """Refuse a checkpoint that would run code in s3prl: one of its pickles, or of the settings that it evaluates."""
+    if path is None or not os.path.isfile(path):
+        return
+    from espnet_ext.upstream.checkpoint import load_safely, plain
+
+    waiting = [plain(load_safely(Path(path)))]
+    while waiting:
+        for key, value in waiting.pop().items():
+            if isinstance(value, dict):
+                waiting.append(value)
+            elif key in _EVALUATED and not re.fullmatch(r"[\d\s()\[\],+*]*|None", str(value)):
+                raise UserError(f"{path}: refused, s3prl would run its {key}: {str(value)[:80]!r}")
 
 
 def _keep_final_norm(expert: torch.nn.Module) -> None:

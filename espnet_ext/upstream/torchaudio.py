@@ -1,6 +1,7 @@
 """torchaudio's own wav2vec 2.0, HuBERT and WavLM encoders as an ESPnet frontend."""
 
 import os
+import pickle
 import re
 from typing import Any
 
@@ -185,4 +186,7 @@ def _download(pipeline: str) -> dict[str, torch.Tensor]:
             f"machine with network (torchaudio.pipelines.{pipeline}.get_model()), and copy it from there to "
             f"{torch.hub.get_dir()}/checkpoints"
         ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError):
+        file = f"{torch.hub.get_dir()}/checkpoints/{os.path.basename(bundle._path)}"
+        raise UserError(f"torchaudio pipeline {pipeline}: refused, {file} is damaged; remove it") from None
     return {name: value for name, value in state.items() if not name.startswith("aux.")}
