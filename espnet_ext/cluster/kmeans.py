@@ -1,14 +1,22 @@
 """K-means on the CPU or a GPU: Euclidean or spherical (cosine), k-means++ start, Lloyd or mini-batch steps."""
 
+import logging
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from espnet_ext.errors import UserError, check_choices
+from espnet_ext.cluster.search import Rows, Search
+from espnet_ext.cluster.seeds import plus_plus
+from espnet_ext.cluster.vectors import deterministic, to_vectors
+from espnet_ext.errors import UserError
 
-METRICS = ("cosine", "euclidean")
-BLOCK_ELEMENTS = 4_000_000  # distances held at once, 16 MB of float32
+SEED_SAMPLE = 128  # vectors per centroid that the start is drawn from
+WARM_SAMPLE = 256  # vectors per centroid of the first, smaller Lloyd steps; then four times as many, and so on
+WARM_ITERATIONS = 10
+SLACK = 0.02  # see Search.nearest; the labels that are returned are exact
+ROWS_AT_ONCE = 65_536  # rows that are summed, or converted, in one go
 
 
 @dataclass
@@ -17,14 +25,16 @@ class KMeans:
 
     centroids: ``(k, D)`` float32, of length 1 where the metric is cosine.
     labels: ``(N,)`` int64, the nearest centroid of every vector.
-    inertia: sum of the squared distances (cosine: of 1 - cosine) of all vectors from their centroids.
-    history: inertia before every iteration, of the best start.
+    inertia: sum of the squared distances (cosine: of 1 - cosine) of all vectors from their nearest centroids.
+    history: inertia of every iteration over all vectors, of the best start.
+    seconds: wall time since the call when that iteration ended.
     """
 
-    centroids: torch.Tensor
-    labels: torch.Tensor
+    centroids: torch.Tensor | np.ndarray
+    labels: torch.Tensor | np.ndarray
     inertia: float
     history: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
 
 
 def kmeans(
@@ -36,94 +46,205 @@ def kmeans(
     batch_size: int | None = None,
     seed: int = 0,
     device: str | torch.device | None = None,
+    tolerance: float = 1e-4,
+    log: bool = False,
 ) -> KMeans:
-    """Cluster the rows of ``x (N, D)`` into ``k`` clusters."""
-    data, back = prepare(x, metric, device)
+    """Cluster the rows of ``x (N, D)`` into ``k`` clusters, 1 to N.
+
+    The start is k-means++ on a sample, the first steps are Lloyd's on growing samples (where N is many times k), the
+    rest Lloyd's on all vectors. A cluster that loses all its vectors gets one of those that lie farthest from their
+    centroids. ``labels`` and ``inertia`` are exact for the ``centroids`` that are returned (see ``search``).
+
+    Args:
+        metric: ``cosine``: spherical k-means, vectors and centroids have length 1; or ``euclidean``.
+        iterations: over all vectors, at most.
+        restarts: starts with seeds ``seed``, ``seed + 1``, …; the one of least inertia is kept.
+        batch_size: mini-batch steps (Sculley 2010) with so many vectors instead of Lloyd's; None: Lloyd.
+        tolerance: stop where an iteration lowers the inertia by less than this share of it.
+
+    The same seed on the same machine gives the same result.
+    """
+    start = time.perf_counter()
+    home = None if not torch.is_tensor(x) else x.device
+    data = to_vectors(x, metric, device, "k-means")
     if not 1 <= k <= len(data):
-        raise UserError(f"k-means: {k} clusters from {len(data)} vectors; ask for 1 to {len(data)} clusters")
+        raise UserError(f"k-means: {k} clusters from {len(data)} vectors; ask for 1 to {len(data)}")
+    if restarts < 1 or iterations < 1 or (batch_size is not None and batch_size < 1):
+        raise UserError("k-means: iterations, restarts and the batch size must be 1 or more")
     best = None
-    for restart in range(restarts):
-        generator = torch.Generator().manual_seed(seed + restart)
-        run = _lloyd(data, k, metric, iterations, generator)
-        if best is None or run.inertia < best.inertia:
-            best = run
-    return KMeans(back(best.centroids), back(best.labels), best.inertia, best.history)
+    with torch.no_grad():
+        rows = Rows.of(data, mean_of(data))
+        for restart in range(restarts):
+            run = _Run(rows, k, metric, np.random.default_rng(seed + restart), tolerance, start, log)
+            run.warm_up()
+            run.mini_batches(batch_size, iterations) if batch_size else run.lloyd(iterations)
+            if best is None or run.history[-1] < best.history[-1]:
+                best = run
+        labels = Search(best.centres).nearest(data)
+        total = inertia(data, best.centres, labels, metric)
+    found = (best.centres.cpu().numpy(), labels.cpu().numpy()) if home is None else (best.centres.to(home), labels)
+    return KMeans(found[0], found[1] if home is None else labels.to(home), total, best.history, best.seconds)
 
 
-def assign(x, centroids, metric: str = "cosine", device=None):
-    """Number of the nearest centroid of every row of ``x (N, D)``: ``(N,)`` int64."""
-    data, back = prepare(x, metric, device)
-    centres = torch.as_tensor(centroids, dtype=torch.float32, device=data.device)
-    return back(_nearest(data, centres)[0])
+def assign(
+    x: torch.Tensor | np.ndarray,
+    centroids: torch.Tensor | np.ndarray,
+    metric: str = "cosine",
+    device: str | torch.device | None = None,
+) -> torch.Tensor | np.ndarray:
+    """Number of the nearest centroid of every row of ``x (N, D)``: ``(N,)`` int64, equal ones by the lower number.
+
+    Neither the device nor how many rows are given at once changes an answer: what float32 cannot tell apart is
+    compared in float64. Memory beside ``x`` is bounded.
+    """
+    home = None if not torch.is_tensor(x) else x.device
+    where = device or (x.device if torch.is_tensor(x) else "cpu")
+    search = Search(to_vectors(centroids, metric, where, "centroids"))
+    if x.ndim != 2 or x.shape[1] != search.dim:
+        raise UserError(f"vectors of shape (N, {search.dim}) are needed to meet these centroids, got {tuple(x.shape)}")
+    parts = [
+        search.nearest(to_vectors(x[first : first + ROWS_AT_ONCE], metric, where, "vectors"))
+        for first in range(0, len(x), ROWS_AT_ONCE)
+    ]
+    labels = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+    return labels.cpu().numpy() if home is None else labels.to(home)
 
 
-def prepare(x, metric, device):
-    """The rows as float32 on the device (length 1 for cosine), and what brings a result back to the caller's kind."""
-    check_choices("k-means", ("metric", metric, METRICS))
-    is_array = not torch.is_tensor(x)
-    home = torch.device("cpu") if is_array else x.device
-    data = torch.as_tensor(x).to(device or home, torch.float32)
-    if data.ndim != 2 or 0 in data.shape:
-        raise UserError(f"k-means: vectors of shape (N, D) are needed, got {tuple(data.shape)}")
-    if not bool(torch.isfinite(data).all()):
-        raise UserError("k-means: NaN or infinite values in the vectors; find out what made them")
-    if metric == "cosine":
-        norms = data.norm(dim=1, keepdim=True)
-        if bool((norms == 0).any()):
-            raise UserError("k-means: a vector of zeros has no direction; leave it out or use the Euclidean metric")
-        data = data / norms
-    return data, (lambda t: t.cpu().numpy()) if is_array else (lambda t: t.to(home))
+def mean_of(data: torch.Tensor) -> torch.Tensor:
+    """Mean of the rows, summed in float64 without a copy in float64."""
+    total = torch.zeros(data.shape[1], dtype=torch.float64, device=data.device)
+    for part in data.split(ROWS_AT_ONCE):
+        total += part.sum(0, dtype=torch.float64)
+    return (total / len(data)).float()
 
 
-def _nearest(data, centres):
-    squares = centres.square().sum(1) / 2
-    labels = torch.empty(len(data), dtype=torch.int64, device=data.device)
-    costs = torch.empty(len(data), device=data.device)
-    for first in range(0, len(data), rows := max(1, BLOCK_ELEMENTS // len(centres))):
-        block = data[first : first + rows]
-        value, index = torch.addmm(squares, block, centres.T, alpha=-1).min(1)
-        labels[first : first + rows] = index
-        costs[first : first + rows] = (2 * value + block.square().sum(1)).clamp_(min=0)
-    return labels, costs
+def inertia(data: torch.Tensor, centres: torch.Tensor, labels: torch.Tensor, metric: str = "euclidean") -> float:
+    """Sum of the squared distances of the rows from their centroids; of 1 - cosine where both have length 1."""
+    total = torch.zeros((), dtype=torch.float64, device=data.device)
+    for part, label in zip(data.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+        total += (part - centres[label]).square_().sum(1).sum(dtype=torch.float64)
+    return float(total) * (0.5 if metric == "cosine" else 1.0)  # |a - b|^2 = 2 (1 - cos) for lengths 1
 
 
-def _lloyd(data, k, metric, iterations, generator):
-    centres = _seeds(data, k, generator)
-    history = []
-    scale = 0.5 if metric == "cosine" else 1.0  # on the unit sphere |a - b|^2 = 2 (1 - cos)
-    before = None
-    for _ in range(iterations):
-        labels, costs = _nearest(data, centres)
-        history.append(scale * float(costs.double().sum()))
-        if before is not None and torch.equal(labels, before):
-            break
-        before = labels
-        centres = _means(data, labels, costs, k)
-        if metric == "cosine":
-            centres = torch.nn.functional.normalize(centres, dim=1)
-    labels, costs = _nearest(data, centres)
-    return KMeans(centres, labels, scale * float(costs.double().sum()), history)
+class _Run:
+    """One start: its centroids, and the sums of the vectors that belong to them."""
+
+    def __init__(self, rows: Rows, k: int, metric: str, rng: np.random.Generator, tolerance: float, start, log: bool):
+        self.rows, self.k, self.metric, self.rng = rows, k, metric, rng
+        self.tolerance, self.start, self.log = tolerance, start, log
+        self.history, self.seconds = [], []
+        self.centres = None
+
+    def sample(self, size: int) -> Rows:
+        """Some of the rows, in their order; all of them where ``size`` is as many."""
+        if size >= len(self.rows):
+            return self.rows
+        chosen = np.sort(self.rng.choice(len(self.rows), size, replace=False))
+        return self.rows[torch.from_numpy(chosen).to(self.rows.wide.device)]
+
+    def warm_up(self) -> None:
+        """Start with k-means++ and Lloyd's steps on growing samples."""
+        sample = self.sample(SEED_SAMPLE * self.k)
+        vectors = sample.vectors.contiguous()
+        self.centres = self.settle(vectors[plus_plus(vectors, self.k, self.rng)])
+        size = WARM_SAMPLE * self.k
+        while 2 * size <= len(self.rows):
+            _Lloyd(self, self.sample(size)).steps(WARM_ITERATIONS, 10 * self.tolerance)
+            size *= 4
+
+    def settle(self, shifted: torch.Tensor) -> torch.Tensor:
+        """Centroids from means less the shift."""
+        centres = shifted + self.rows.shift
+        return torch.nn.functional.normalize(centres, dim=1) if self.metric == "cosine" else centres
+
+    def lloyd(self, iterations: int) -> None:
+        """Lloyd's steps on all rows."""
+        _Lloyd(self, self.rows).steps(iterations, self.tolerance, self.note)
+
+    def note(self, value: float) -> None:
+        """Keep, and say, the inertia of an iteration."""
+        self.history.append(value * (0.5 if self.metric == "cosine" else 1.0))
+        self.seconds.append(time.perf_counter() - self.start)
+        if self.log:
+            logging.info(f"k-means iteration {len(self.history)}: inertia {self.history[-1]:.6g}")
+
+    def mini_batches(self, size: int, iterations: int) -> None:
+        """Mini-batch steps: every centroid is the mean of all vectors it ever got, in passes over shuffled rows."""
+        counts = torch.zeros(self.k, dtype=torch.float64, device=self.rows.wide.device)
+        means = (self.centres - self.rows.shift).double()
+        for _ in range(iterations):
+            total = 0.0
+            order = torch.from_numpy(self.rng.permutation(len(self.rows))).to(self.rows.wide.device)
+            for part in order.split(size):
+                batch = self.rows[part]
+                labels = Search(self.centres, self.rows.shift).nearest(batch, slack=SLACK)
+                total += inertia(batch.vectors, self.centres - self.rows.shift, labels)
+                sums, new = sums_of(batch.vectors, labels, self.k)
+                counts += new
+                means += (sums - new[:, None] * means) / counts.clamp(min=1)[:, None]
+                self.centres = self.settle(means.float())
+            before = self.history[-1] if self.history else np.inf
+            self.note(total)
+            if self.history[-1] > (1 - self.tolerance) * before:
+                break
 
 
-def _means(data, labels, costs, k):
-    sums = torch.zeros(k, data.shape[1], device=data.device).index_add_(0, labels, data)
-    counts = torch.bincount(labels, minlength=k)
-    empty = (counts == 0).nonzero()[:, 0]
-    centres = sums / counts.clamp(min=1)[:, None]
-    if len(empty):
-        centres[empty] = data[costs.topk(len(empty)).indices]
-    return centres
+class _Lloyd:
+    """Lloyd's steps on some rows: sums are kept, and only vectors that move change them."""
+
+    def __init__(self, run: _Run, rows: Rows):
+        self.run, self.rows = run, rows
+        self.squares = float(rows.length.double().square().sum())
+        self.labels = self.sums = self.counts = None
+
+    def steps(self, iterations: int, tolerance: float, note=lambda value: None) -> None:
+        """Assign and average until the inertia (``note`` gets it) falls by less than ``tolerance`` of it."""
+        before = np.inf
+        for _ in range(iterations):
+            centres = self.run.centres
+            self.relabel(Search(centres, self.rows.shift).nearest(self.rows, slack=SLACK))
+            value = self.inertia(centres)
+            note(value)
+            empty = (self.counts == 0).nonzero()[:, 0]
+            means = self.sums / self.counts.clamp(min=1)[:, None]
+            if len(empty):
+                means[empty] = self.farthest(centres, len(empty)).double()
+            self.run.centres = self.run.settle(means.float())
+            if not len(empty) and value >= (1 - tolerance) * before:
+                break
+            before = value
+
+    def inertia(self, centres: torch.Tensor) -> float:
+        """Sum of squared distances from the centroids by ``sum |x|^2 - 2 sum_k S_k . c_k + sum_k n_k |c_k|^2``."""
+        c = (centres - self.rows.shift).double()
+        return max(0.0, self.squares + float((c * (self.counts[:, None] * c - 2 * self.sums)).sum()))
+
+    def relabel(self, labels: torch.Tensor) -> None:
+        """Take new labels, and bring the sums with them."""
+        moved = None if self.labels is None else (labels != self.labels).nonzero()[:, 0]
+        if moved is None or 2 * len(moved) > len(labels):
+            self.sums, self.counts = sums_of(self.rows.vectors, labels, self.run.k)
+        else:
+            for part in moved.split(ROWS_AT_ONCE):
+                vectors = self.rows.vectors[part]
+                for sign, to in ((1, labels[part]), (-1, self.labels[part])):
+                    sums, counts = sums_of(vectors, to, self.run.k)
+                    self.sums += sign * sums
+                    self.counts += sign * counts
+        self.labels = labels
+
+    def farthest(self, centres: torch.Tensor, count: int) -> torch.Tensor:
+        """The ``count`` vectors that lie farthest from their centroids."""
+        shifted = centres - self.rows.shift
+        parts = zip(self.rows.vectors.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True)
+        distance = torch.cat([(part - shifted[label]).square_().sum(1) for part, label in parts])
+        return self.rows.vectors[distance.argsort(descending=True, stable=True)[:count]]
 
 
-def _seeds(data, k, generator):
-    sample = data[torch.randperm(len(data), generator=generator)[: max(20 * k, 10_000)].to(data.device)]
-    chosen = [int(torch.randint(len(sample), (1,), generator=generator))]
-    nearest = (sample - sample[chosen[0]]).square().sum(1)
-    for _ in range(1, k):
-        weights = nearest.double().cpu()
-        if not bool(weights.sum() > 0):
-            weights = torch.ones_like(weights)
-        at = torch.rand(1, generator=generator, dtype=torch.float64) * weights.sum()
-        chosen.append(int(torch.searchsorted(weights.cumsum(0), at).clamp(max=len(sample) - 1)))
-        nearest = torch.minimum(nearest, (sample - sample[chosen[-1]]).square().sum(1))
-    return sample[torch.tensor(chosen, device=data.device)].clone()
+def sums_of(vectors: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums ``(k, D)`` and counts ``(k,)`` of the vectors of every label, in float64, the same at every call."""
+    sums = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    with deterministic():
+        for part, label in zip(vectors.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+            sums.index_add_(0, label, part.double())
+    return sums, torch.bincount(labels, minlength=k).double()

@@ -43,12 +43,33 @@ def rounding_bound(dim: int) -> float:
     return (dim + 4) * 2.0**-24
 
 
-@contextlib.contextmanager
-def exact_float32() -> Iterator[None]:
+def exact_float32() -> contextlib.AbstractContextManager[None]:
     """Products of float32 matrices in float32, whatever TF32 or bfloat16 somebody allowed for training."""
+    return _precision("highest")
+
+
+def low_precision() -> contextlib.AbstractContextManager[None]:
+    """Products of float32 matrices in bfloat16 (a CPU with AMX) or TF32 (a GPU), where the machine is faster so."""
+    return _precision("medium")
+
+
+@contextlib.contextmanager
+def _precision(name: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(name)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Sums on a GPU in one order, so that the same call gives the same bits."""
+    before = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=only_warn)
