@@ -1,0 +1,266 @@
+"""Units of data directories: nearest centroids by brute force, whatever the batch, the window, the shard or a kill."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_ext.audio.io import read_audio
+from espnet_ext.bin import fit_units, make_units, score_units
+from espnet_ext.datadir import DataDir
+from espnet_ext.errors import UserError
+from espnet_ext.inference.clips import ArrayClip
+from espnet_ext.inference.units import FrameReader, UnitLabeler
+from espnet_ext.ssl.encoder import HubertEncoder
+from espnet_ext.ssl.features import Cepstra, LogMel, deltas, make_features
+from espnet_ext.ssl.hugging_face import write_folder
+from espnet_ext.ssl.quality import folder_quality, phones_at
+from espnet_ext.ssl.quantizer import Quantizer, fit_levels
+from espnet_ext.ssl.units import UnitFolder, read_units
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "conv_dim": [8, 8, 8, 12],
+    "conv_kernel": [30, 6, 5, 2],
+    "conv_stride": [10, 4, 4, 2],
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A data directory of 12 utterances with "phones", and a random encoder."""
+    folder = tmp_path_factory.mktemp("units of speech")
+    rng = np.random.default_rng(0)
+    tables = {"wav.scp": {}, "utt2spk": {}, "utt2phones": {}}
+    for number in range(12):
+        samples = 8000 + 1111 * number
+        tone = (np.arange(samples) // 2000) % 2  # two "phones" of an eighth of a second
+        wav = 0.1 * np.sin(np.arange(samples) * np.where(tone, 0.3, 0.05)) + 0.01 * rng.standard_normal(samples)
+        path = folder / "audio" / f"u{number:02d}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, wav, 16000)
+        tables["wav.scp"][f"u{number:02d}"] = str(path)
+        tables["utt2spk"][f"u{number:02d}"] = "s"
+        edges = np.arange(0, samples + 1999, 2000) / 16000
+        tables["utt2phones"][f"u{number:02d}"] = " ".join(
+            f"{'ab'[i % 2]}:{edges[i]:.3f}:{edges[i + 1]:.3f}" for i in range(len(edges) - 1)
+        )
+    DataDir.write(folder / "data", tables)
+    torch.manual_seed(0)
+    encoder = HubertEncoder(**TINY).eval()
+    write_folder(encoder, TINY, folder / "hf")
+    return folder
+
+
+def call(command, *options):
+    """Run a command; it has to end well."""
+    assert command.main([str(option) for option in options]) == 0
+
+
+def units_of(out):
+    return {utt: read_units(entry) for utt, entry in UnitFolder.read(out).places().items()}
+
+
+def test_deltas_are_kaldis():
+    x = np.random.default_rng(0).standard_normal((30, 4)).astype(np.float32)
+    import torchaudio
+
+    theirs = torchaudio.functional.compute_deltas(torch.from_numpy(x.T)[None], win_length=5)[0].numpy().T
+    np.testing.assert_allclose(deltas(x), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("make, size", [(Cepstra, 39), (LogMel, 80)])
+def test_features_lie_on_the_encoders_frames(make, size):
+    """Frame 2t of the features depends on the samples of encoder frame t alone (deltas: and of its neighbours)."""
+    wav = 0.1 * np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    features = make()
+    frames = features([wav])[0][0]
+    assert frames.shape == (98, size) and frames.dtype == np.float32
+    changed = wav.copy()
+    changed[320 * 20 : 320 * 20 + 400] += 0.5
+    moved = np.abs(features([changed])[0][0] - frames)[:, :13].max(axis=1)
+    assert moved[40] > 1e-3 and moved[:38].max() < 1e-3 and moved[43:].max() < 1e-3
+
+
+def test_cepstra_are_liftered():
+    from espnet_ext.audio.mfcc import mfcc
+
+    wav = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    static = Cepstra()([wav])[0][0][:, :13]
+    lifter = [1 + 11 * np.sin(np.pi * n / 22) for n in range(13)]
+    np.testing.assert_allclose(static, mfcc(wav, 16000, 13, 23) * lifter, rtol=1e-5)
+
+
+def test_levels():
+    """One level is plain k-means; every further one has a smaller error; ids are those of brute force."""
+    from espnet_ext.cluster.kmeans import kmeans
+
+    x = np.random.default_rng(0).standard_normal((400, 5)).astype(np.float32)
+    books, errors = fit_levels(x, 8, levels=4, seed=3)
+    plain = kmeans(x, 8, metric="euclidean", seed=3)
+    np.testing.assert_allclose(books[0], plain.centroids, atol=1e-6)
+    assert errors == sorted(errors, reverse=True) and len(books) == 4
+    quantizer = Quantizer("mfcc", 160, 400, ("mfcc",), (None,), [books])
+    ids = quantizer.assign([x])
+    rest = x.astype(np.float64)
+    for level in range(4):
+        nearest = ((rest[:, None] - books[level][None].astype(np.float64)) ** 2).sum(axis=2).argmin(axis=1)
+        assert (nearest == ids[:, level]).mean() > 0.99  # a tie in the last bits may fall either way
+        rest = rest - books[level][ids[:, level]]
+        np.testing.assert_allclose((rest**2).sum(axis=1).mean(), errors[level], rtol=1e-4)
+    assert [stream.name for stream in quantizer.streams] == ["mfcc_q0", "mfcc_q1", "mfcc_q2", "mfcc_q3"]
+    np.testing.assert_array_equal(quantizer.assign([torch.from_numpy(x)]), ids)
+    np.testing.assert_array_equal(np.concatenate([quantizer.assign([x[:150]]), quantizer.assign([x[150:]])]), ids)
+
+
+def test_from_cepstra_to_quality(place, tmp_path, capsys):
+    """fit_units, make_units, score_units: ids equal brute force, shards and reruns change nothing."""
+    data = DataDir(place / "data")
+    call(fit_units, "--data", data.path, "--features", "mfcc", "--num_units", 6, "--out", tmp_path / "c")
+    call(make_units, "--data", data.path, "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    quantizer = Quantizer.load(tmp_path / "c")
+    found = units_of(tmp_path / "u")
+    assert list(found) == data.utterances
+    for utt in data.utterances:
+        frames = Cepstra()([read_audio(data.wav_scp[utt])])[0][0]
+        distance = ((frames[:, None] - quantizer.codebooks[0][0]) ** 2).sum(axis=2)
+        assert found[utt].shape == (len(frames), 1) and (distance.argmin(axis=1) == found[utt][:, 0]).mean() > 0.99
+        assert len(frames) == UnitFolder.read(tmp_path / "u").labels(data.num_samples(utt))
+    for shard in ("2/2", "1/2"):
+        options = ("--data", data.path, "--centroids", tmp_path / "c", "--out", tmp_path / "u2", "--shard", shard)
+        call(make_units, *options, "--max_batch_s", 2)
+        assert (tmp_path / "u2" / "units.scp").is_file() == (shard == "1/2")
+    assert {utt: ids.tolist() for utt, ids in units_of(tmp_path / "u2").items()} == {
+        utt: ids.tolist() for utt, ids in found.items()
+    }
+    before = (tmp_path / "u" / "units.scp").stat().st_mtime_ns
+    call(make_units, "--data", data.path, "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    assert (tmp_path / "u" / "units.scp").stat().st_mtime_ns == before
+    # Tones of 125 ms are told apart by any centroids: nearly all of the "phones" is in the units.
+    quality = folder_quality(UnitFolder.read(tmp_path / "u"), data)["mfcc"]
+    assert quality["pnmi"] > 0.6 and quality["phone_purity"] > 0.9
+    call(score_units, "--data", data.path, "--units", "one", tmp_path / "u", "--out", tmp_path / "s")
+    assert f"{quality['pnmi']:.4f}" in capsys.readouterr().out
+    results = json.loads((tmp_path / "s" / "results.json").read_text())["results"]
+    assert {"metric": "pnmi", "value": quality["pnmi"]}.items() <= next(r for r in results if r["metric"] == "pnmi").items()
+
+
+def test_layers_of_an_encoder(place, tmp_path):
+    """Two layers and two levels in one pass: four streams, each the same as its own pass would give."""
+    spec = f"hf:{place / 'hf'}"
+    options = ("--data", place / "data", "--features", spec, "--num_units", 5, "--levels", 2)
+    call(fit_units, *options, "--layers", 1, 2, "--out", tmp_path / "both")
+    call(fit_units, *options, "--layers", 2, "--out", tmp_path / "one")
+    for name in ("both", "one"):
+        call(make_units, "--data", place / "data", "--centroids", tmp_path / name, "--out", tmp_path / f"u_{name}")
+    folder = UnitFolder.read(tmp_path / "u_both")
+    assert [stream.name for stream in folder.streams] == ["layer1_q0", "layer1_q1", "layer2_q0", "layer2_q1"]
+    assert folder.rate_hz == 50
+    both, one = units_of(tmp_path / "u_both"), units_of(tmp_path / "u_one")
+    agree = np.concatenate([both[utt][:, 2:] == one[utt] for utt in both])
+    assert agree.mean() > 0.99
+
+
+def test_batches_and_windows_change_nothing(place):
+    """Long audio goes through in windows that share no frame: for cepstra without deltas the very same frames."""
+    rng = np.random.default_rng(0)
+    clips = [ArrayClip(0.1 * rng.standard_normal(n).astype(np.float32), 16000, 16000) for n in (40000, 9000, 17777)]
+    features = LogMel()
+    whole = {place: layers[0] for place, layers, _ in FrameReader(features).frames(clips)}
+    cut = {place: layers[0] for place, layers, _ in FrameReader(features, 1.0, max_window_s=0.7).frames(clips)}
+    for number in whole:
+        np.testing.assert_allclose(cut[number], whole[number], atol=1e-5)
+    hidden = make_features(str(place / "hf"), [0, 2])
+    whole = {place: layers for place, layers, _ in FrameReader(hidden).frames(clips)}
+    alone = {place: layers for place, layers, _ in FrameReader(hidden, 0.5).frames(clips)}
+    for number in whole:
+        for one, other in zip(whole[number], alone[number], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    long = {place: layers for place, layers, _ in FrameReader(hidden, max_window_s=1.0).frames(clips)}
+    assert {n: len(layers[0]) for n, layers in long.items()} == {n: len(layers[0]) for n, layers in whole.items()}
+
+
+def test_a_killed_job_goes_on(place, tmp_path, monkeypatch):
+    """What is finished is not done again."""
+    from espnet_ext.inference import extract
+
+    monkeypatch.setattr(extract, "CHUNK_S", 3.0)
+    call(fit_units, "--data", place / "data", "--features", "mfcc", "--num_units", 6, "--out", tmp_path / "c")
+    options = ("--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    real, seen = UnitLabeler.stream, []
+
+    def dies(self, clips, *rest, **more):
+        seen.append(len(clips))
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        yield from real(self, clips, *rest, **more)
+
+    monkeypatch.setattr(UnitLabeler, "stream", dies)
+    assert make_units.main([str(option) for option in options]) == 130
+    assert not (tmp_path / "u" / "units.scp").exists()
+    with pytest.raises(UserError, match="has not finished"):
+        UnitFolder.read(tmp_path / "u")
+    done = sum(seen[:2])
+    seen[:] = [0] * 10
+    call(make_units, *options)
+    assert sum(seen) == 12 - done
+    assert len(units_of(tmp_path / "u")) == 12
+
+
+def test_what_is_wrong_is_named(place, tmp_path, capsys):
+    def error_of(command, *options):
+        assert command.main([str(option) for option in options]) == 2
+        said = capsys.readouterr().err
+        return next(line for line in said.splitlines() if ": error: " in line)
+
+    fit = ("--data", place / "data", "--out", tmp_path / "c")
+    spec = place / "hf"
+    assert "has the layers 0 (input of the first) to 2; there is no 3" in error_of(
+        fit_units, *fit, "--features", spec, "--layers", 3, "--num_units", 4
+    )
+    assert "give at least one" in error_of(fit_units, *fit, "--features", spec, "--num_units", 4)
+    assert "features mfcc have none" in error_of(
+        fit_units, *fit, "--features", "mfcc", "--layers", 1, "--num_units", 4
+    )
+    assert "--num_units" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 4, 5)
+    assert "clusters from" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 60000)
+    assert "no centroids" in error_of(
+        make_units, "--data", place / "data", "--centroids", tmp_path / "none", "--out", tmp_path / "u"
+    )
+    call(fit_units, *fit, "--features", "mfcc", "--num_units", 4)
+    short = tmp_path / "short.wav"
+    soundfile.write(short, np.zeros(300) + 0.1, 16000)
+    tables = {"wav.scp": {**DataDir(place / "data").wav_scp, "x": str(short)}}
+    DataDir.write(tmp_path / "data", {**tables, "utt2spk": {utt: "s" for utt in tables["wav.scp"]}})
+    made = ("--data", tmp_path / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    assert "utterance x: " in (said := error_of(make_units, *made)) and "300 samples are shorter" in said
+    call(make_units, *made, "--skip_broken", "true")
+    assert len(units_of(tmp_path / "u")) == 12 and "x " in (tmp_path / "u" / "broken").read_text()
+    no_phones = error_of(score_units, "--data", tmp_path / "data", "--units", "a", tmp_path / "u", "--out", tmp_path)
+    assert "utt2phones is missing" in no_phones
+
+
+def test_features_of_another_length_are_refused():
+    """A label maker whose frames are not where the encoder's are is found out at once."""
+
+    class Padded(LogMel):
+        def __call__(self, wavs):
+            return [[np.pad(layer, ((1, 1), (0, 0))) for layer in layers] for layers in super().__call__(wavs)]
+
+    with pytest.raises(UserError, match="100 frames where 98 were expected from 16000 samples"):
+        list(FrameReader(Padded()).frames([ArrayClip(np.ones(16000, np.float32), 16000, 16000, "clip")]))
+
+
+def test_phones_at_times():
+    from espnet_ext.datadir.alignment import Interval
+
+    intervals = [Interval("a", 0.0, 0.1), Interval("b", 0.1, 0.3), Interval("c", 0.4, 0.5)]
+    times = np.array([0.0, 0.05, 0.1, 0.29, 0.3, 0.45, 0.5, 2.0])
+    assert phones_at(intervals, times).tolist() == [0, 0, 1, 1, -1, 2, -1, -1]
