@@ -166,10 +166,12 @@ def _build(config: dict[str, Any]) -> torch.nn.Module:
     options = {**NO_DROPOUT, **{key: value for key, value in config.items() if key not in ("model_type", "normalize")}}
     if config.get("model_type") not in factories:
         raise UserError("frontend_conf of torchaudio: config needs model_type, wav2vec2 (HuBERT too) or wavlm")
-    options["extractor_conv_layer_config"] = [tuple(block) for block in options["extractor_conv_layer_config"]]
     try:
+        options["extractor_conv_layer_config"] = [
+            tuple(block) for block in options.get("extractor_conv_layer_config", CONVOLUTIONS)
+        ]
         return factories[config["model_type"]](**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"frontend_conf of torchaudio: config does not fit ({error})") from None
 
 
