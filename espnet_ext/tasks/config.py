@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_ext.errors import UserError
+from espnet_ext.train.rank import RankMonitor
 from espnet_ext.train.schedule import MarginSchedule
 
 # YAML 1.1 reads 1e-3 (without a dot) as text; nobody who writes it means text.
@@ -136,6 +137,8 @@ def check_confs(task, args: argparse.Namespace) -> None:
         check_keys(args.margin_conf, accepted_keys(MarginSchedule), "margin_conf: it")
         if "final" not in args.margin_conf:
             raise UserError("margin_conf: 'final' is missing, the margin (radians) at the end of the schedule")
+    if getattr(args, "rank_conf", None):
+        check_keys(args.rank_conf, [key for key in accepted_keys(RankMonitor) if key != "output_dir"], "rank_conf: it")
 
 
 def check_keys(conf: dict, known: list[str] | None, where: str) -> None:

@@ -30,6 +30,8 @@ def complete_data(task, args: argparse.Namespace) -> None:
             raise UserError(f"no data to {where}: give {missing}")
         if len(units) > MAX_FOLDERS:
             raise UserError(f"--{part}_units: {len(units)} folders; at most {MAX_FOLDERS}, with any number of streams")
+    if args.rank_conf:
+        args.rank_conf.setdefault("data", args.dev_dir)
     train, dev = folders_of(args, True), folders_of(args, False)
     _same_centroids(train, dev)
     args.num_units = [stream.num_units for folder in train for stream in folder.streams]

@@ -19,6 +19,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.metrics.detection import eer, min_dcf
 from espnet_ext.train.checkpoint import atomic_saves, load, mend_outputs, remove_leftovers, restore
 from espnet_ext.train.progress import Progress
+from espnet_ext.train.rank import RankMonitor
 from espnet_ext.train.schedule import MarginSchedule
 from espnet_ext.train.trials import TrialLoader
 
@@ -33,6 +34,7 @@ class TrainerOptions(EspnetTrainerOptions):
     compile: bool
     margin_conf: dict
     progress_interval_s: float
+    rank_conf: dict
 
 
 class Trainer(EspnetTrainer):
@@ -42,6 +44,8 @@ class Trainer(EspnetTrainer):
     as the mean of the non-targets, and splits ties in its metrics; here each utterance is read and embedded once and
     only its embedding is kept.
     """
+
+    _rank_monitor: RankMonitor | None = None  # of the first process, with rank_conf
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -62,6 +66,12 @@ class Trainer(EspnetTrainer):
         group.add_argument(
             "--progress_interval_s", type=float, default=30.0, help="Seconds between progress lines in a log file"
         )
+        group.add_argument(
+            "--rank_conf",
+            action=NestedDictAction,
+            default={},
+            help="Watch RankMe-t of every layer: data, num_utterances, every_epochs, every_steps, keep, …",
+        )
 
     @classmethod
     def build_options(cls, args: argparse.Namespace) -> TrainerOptions:
@@ -80,8 +90,11 @@ class Trainer(EspnetTrainer):
             # In place, so that the names in the state dict stay.
             getattr(model, "encoder", model).compile()
         cls._criterion = trainer_options.best_model_criterion
+        cls._rank_monitor = None
         if kwargs["distributed_option"].dist_rank in (None, 0):
             remove_leftovers(Path(trainer_options.output_dir))
+            if trainer_options.rank_conf:
+                cls._rank_monitor = RankMonitor(trainer_options.output_dir, **trainer_options.rank_conf)
         logging.getLogger().addFilter(_worth_saying)
         with atomic_saves():
             super().run(model=model, trainer_options=trainer_options, **kwargs)
@@ -116,16 +129,25 @@ class Trainer(EspnetTrainer):
         progress = Progress(iterations, epoch, options.max_epoch, options.progress_interval_s)
         rank0 = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
+        def monitored(when: str) -> None:
+            if cls._rank_monitor is not None:
+                step = reporter.get_total_count() // options.accum_grad
+                getattr(cls._rank_monitor, when)(model, step, epoch, kwargs.get("summary_writer"))
+
         def batches():
             for number, batch in enumerate(iterator):
                 if set_margin is not None:
                     set_margin(epoch - 1 + number / (iterations or number + 1))
+                monitored("after_step")
                 yield batch
 
         watched = progress.watch(batches(), lambda: _loss_of(reporter)) if rank0 else batches()
-        return super().train_one_epoch(
+        failed = super().train_one_epoch(
             model=model, iterator=_Sized(watched, iterations), reporter=reporter, options=options, **kwargs
         )
+        monitored("after_step")
+        monitored("after_epoch")
+        return failed
 
     @classmethod
     @torch.no_grad()
