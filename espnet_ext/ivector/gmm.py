@@ -7,8 +7,8 @@ import torch
 
 from espnet_ext.errors import UserError
 
-#: Frames whose responsibilities are computed together. On a CPU a few MB that are used again and again: with 8192 frames
-#: a third of the time went into fetching fresh memory. A GPU wants to be filled.
+#: Frames whose responsibilities are computed together. On a CPU a few MB that are used again and again: with 8192
+#: frames a third of the time went into fetching fresh memory. A GPU wants to be filled.
 CPU_BLOCK, GPU_BLOCK = 1024, 16384
 #: A component never loses its weight altogether: its logarithm has to stay finite.
 MIN_WEIGHT = 1e-8

@@ -10,6 +10,7 @@ import functools
 import logging
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write, only_writer
 
 log = logging.getLogger(__name__)
+
+FAILED = "failed"
 
 Arrays = dict[str, np.ndarray]
 
@@ -54,13 +57,13 @@ def run(job: Job, shard: tuple[int, int] = (1, 1), nj: int = 1) -> Path | None:
     work.mkdir(parents=True, exist_ok=True)
     if shard[1] > 1:
         with only_writer(job.out, f".{shard[0]}of{shard[1]}.lock"):
-            _step(job, work, shard)
+            _step(job, work, _unfinished(job, work)[0], shard)
     else:
         with only_writer(job.out):
-            shards = [(number, nj) for number in range(1, nj + 1)]
-            while not result.is_file():
-                for _ in workers.run(functools.partial(_step, job, work), shards, nj):
-                    pass
+            (work / FAILED).unlink(missing_ok=True)
+            tasks = [(step, (number, nj)) for step in _unfinished(job, work) for number in range(1, nj + 1)]
+            for _ in workers.run(functools.partial(_task, job, work), tasks, nj):
+                pass
     return result if result.is_file() else None
 
 
@@ -70,10 +73,29 @@ def is_finished(job: Job) -> bool:
     return path.is_file() and str(load(path).get("key")) == job.key
 
 
-def _step(job: Job, work: Path, shard: tuple[int, int]) -> None:
-    """This job's share of the first unfinished step; the last one joins them."""
-    step = next((name for name in job.steps if not (work / f"{name}.npz").is_file()), None)
-    if step is None:
+def _unfinished(job: Job, work: Path) -> list[str]:
+    """The steps that are to be done; the last one, which cleans up, always is."""
+    return [step for step in job.steps if step == job.steps[-1] or not (work / f"{step}.npz").is_file()]
+
+
+def _task(job: Job, work: Path, task: tuple[str, tuple[int, int]]) -> None:
+    """One share of one step in a process that does several; waits until the step before it is finished."""
+    step, shard = task
+    number = job.steps.index(step)
+    try:
+        while number and not (work / f"{job.steps[number - 1]}.npz").is_file():
+            if (work / FAILED).exists():
+                return
+            time.sleep(0.05)
+        _step(job, work, step, shard)
+    except BaseException:
+        (work / FAILED).touch()  # the others must not wait for what never comes
+        raise
+
+
+def _step(job: Job, work: Path, step: str, shard: tuple[int, int]) -> None:
+    """This job's share of a step; whoever comes last joins the shares."""
+    if (work / f"{step}.npz").is_file():
         _finish(job, work)
         return
     names = [work / f"{step}.{number}of{shard[1]}.share.npz" for number in range(1, shard[1] + 1)]
