@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from espnet_ext.files import atomic_write
 from espnet_ext.inference.layer_probe import CENTRED, RAW, SCALED
 from espnet_ext.metrics.layer_plot import save_layer_plot
 from espnet_ext.metrics.report import Result, markdown_table, write_results_json, write_results_md
@@ -42,8 +43,15 @@ def best(results: Sequence[Result]) -> Result | None:
     return min(rates, key=lambda one: one.value, default=None)
 
 
+def best_centred(results: Sequence[Result]) -> str:
+    """The layer with the lowest EER as a recipe scores embeddings: minus the mean where that was measured, else raw."""
+    rates = [one for one in results if one.metric == "eer" and one.where["layer"] != MFCC]
+    centred = [one for one in rates if one.where["system"] == CENTRED] or rates
+    return min(centred, key=lambda one: one.value).where["layer"]
+
+
 def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequence[str], info: Mapping) -> str:
-    """Write ``RESULTS.md``, ``results.json`` and ``layers.png`` into ``out``; return the text for the screen."""
+    """Write ``RESULTS.md``, ``results.json``, ``layers.png`` and ``best_layer`` into ``out``; return what is shown."""
     lines = {
         system: [(one.where["layer"], one.value, one.ci) for one in results if _is_rate(one, system)]
         for system in (RAW, CENTRED, SCALED)
@@ -67,6 +75,8 @@ def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequenc
         out / "RESULTS.md", f"Speaker information by layer: {name}", [("", shown), ("What this is", text)], info
     )
     write_results_json(out / "results.json", results, info)
+    with atomic_write(out / "best_layer") as file:
+        file.write(best_centred(results) + "\n")
     return shown
 
 

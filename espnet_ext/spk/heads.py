@@ -69,15 +69,16 @@ class SuperbXvectorEncoder(AbsEncoder):
 class LinearProjector(AbsProjector):
     """The embedding layer of a light head: an optional batch norm, then an optional linear layer.
 
-    output_size: size of the embedding; None leaves the linear layer out. ESPnet's ``rawnet3`` is this with both.
+    output_size: size of the embedding, None leaves the linear layer out; affine: false gives the batch norm no weights,
+    which the linear layer behind it does not miss. ESPnet's ``rawnet3`` is this with all three.
     """
 
-    def __init__(self, input_size: int, output_size: int | None = 192, batch_norm: bool = False):
+    def __init__(self, input_size: int, output_size: int | None = 192, batch_norm: bool = False, affine: bool = True):
         super().__init__()
         if output_size is not None:
             _positive("projector_conf of linear", output_size=output_size)
         self._output_size = input_size if output_size is None else output_size
-        self.bn = torch.nn.BatchNorm1d(input_size) if batch_norm else torch.nn.Identity()
+        self.bn = torch.nn.BatchNorm1d(input_size, affine=affine) if batch_norm else torch.nn.Identity()
         self.fc = torch.nn.Identity() if output_size is None else torch.nn.Linear(input_size, output_size)
 
     def output_size(self) -> int:

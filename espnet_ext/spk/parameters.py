@@ -1,11 +1,14 @@
 """How many parameters a head on a pretrained encoder has: without that encoder, and without the classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from espnet_ext.metrics.report import markdown_table
+
+#: Names of the layer mix in a state dict, ours and s3prl's.
+MIXES = ("frontend.layer_weights", "frontend.featurizer.weights")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ def count_model_head(model: torch.nn.Module) -> HeadParameters:
     frontend = [] if model.frontend is None else model.frontend.named_parameters()
     mix = sum(parameter.numel() for name, parameter in frontend if not name.startswith("upstream."))
     return count_head(model.encoder, model.pooling, model.projector, mix)
+
+
+def count_weights(state: Mapping[str, torch.Tensor]) -> HeadParameters:
+    """Count the head in the weights of a trained speaker model: names as in its state dict, statistics left out."""
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    sizes = {name: value.numel() for name, value in state.items() if not name.endswith(statistics)}
+    mix = sum(sizes.get(name, 0) for name in MIXES)
+    head = sum(n for name, n in sizes.items() if name.startswith(("encoder.", "pooling.", "projector.")))
+    only_loss = sum(n for name, n in sizes.items() if name.startswith("projector.loss_layers."))
+    return HeadParameters(mix, mix + head, mix + head - only_loss)
 
 
 def parameter_table(heads: Sequence[tuple[str, HeadParameters]], baseline: int | None = None) -> str:

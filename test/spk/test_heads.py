@@ -123,7 +123,7 @@ def test_am_softmax_equals_hand_values():
 
 def heads(dim):
     """Every part of the family: encoder, pooling, projector."""
-    yield "light", IdentityEncoder(dim), MeanPooling(dim), LinearProjector(dim, 8)
+    yield "light", IdentityEncoder(dim), MeanPooling(dim), LinearProjector(dim, 8, batch_norm=True, affine=False)
     yield "stats", IdentityEncoder(dim), StatsPooling(dim), LinearProjector(2 * dim, None)
     yield "attention", IdentityEncoder(dim), ChnAttnStatPooling(dim), LinearProjector(2 * dim, 8, batch_norm=True)
     yield "light_attention", LinearEncoder(dim, 6), AttnStatPooling(6), LinearProjector(12, None, batch_norm=True)
@@ -210,20 +210,21 @@ def test_sizes_that_are_none_are_refused(make):
 
 def test_frozen_encoder_stays_bitwise_as_it_was(tmp_path):
     """Ten steps: the upstream does not change and gets no gradient; layer weights and head do."""
-    from tiny_upstream import save_tiny
+    from random_encoders import make
 
+    make(tmp_path / "hubert")
     config = Namespace(
         **{f"{part}_conf": {} for part in ("specaug", "normalize", "encoder", "pooling", "projector", "loss")},
         **{"specaug": None, "normalize": None, "encoder": "identity", "pooling": "mean", "projector": "linear"},
         frontend="huggingface",
-        frontend_conf={"model": str(save_tiny(tmp_path / "hubert")), "normalize_layers": True},
+        frontend_conf={"model": str(tmp_path / "hubert"), "normalize_layers": True},
         loss="amsoftmax",
         spk_num=4,
     )
     torch.manual_seed(0)
     model = SpeakerTask.build_model(config).train()
     assert count_model_head(model).layer_weights == model.frontend.num_layers
-    assert count_model_head(model).train == model.frontend.num_layers + 32 * 192 + 192
+    assert count_model_head(model).train == model.frontend.num_layers + 24 * 192 + 192
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     wav, label = torch.randn(8, 8000), torch.arange(8) % 4

@@ -47,9 +47,7 @@ fit_set="${train_set}" own_dev_set="${dev_set}"
 if [ -z "${dev_set}" ]; then fit_set="${train_set}_fit" dev_set="${train_set}_dev"; fi
 whole_set="${fit_set}"
 if [[ ! ${train_fraction} =~ ^1([.]0*)?$ ]]; then
-    part="utt${train_fraction}"
-    if [ "${fraction_by}" = speaker ]; then part="spk${train_fraction}"; fi
-    fit_set+="_${part}" exp+="_${part}"
+    fit_set+="_${fraction_by}${train_fraction}" exp+="_${fraction_by}${train_fraction}"
 fi
 cohort_set="${fit_set}_cohort"
 device=cpu embed_cmd="${train_cmd}"

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """VoxCeleb1/2, MUSAN and RIRS_NOISES in official layout -> data/train, data/vox1 with its trials, lists of noises.
 
+data/train_vox1 is the part of data/train from VoxCeleb1.
+
 Nothing is opened, only listed: 1.2 million files take minutes. An utterance id10001/1zcIwhmdeo4/00001.wav is named
 id10001-1zcIwhmdeo4-00001; its video, id10001-1zcIwhmdeo4, is its session.
 """
@@ -161,6 +163,8 @@ def main(argv=None):
     write_noises(args, out)
     genders = read_genders(args.vox1, args.vox2)
     write_data_dir(out / "train", train, genders)
+    if "vox1" in args.train_on.split(","):  # SUPERB's training set, for run_heads.sh
+        write_data_dir(out / "train_vox1", {utt: path for utt, path in train.items() if utt in vox1}, genders)
     write_data_dir(out / "vox1", {utt: vox1[utt] for utt in used}, genders)
     for name, trials in lists.items():
         write_trials(out / "vox1" / f"trials.{name}", trials)
