@@ -6,22 +6,28 @@ import torch
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch.nn import functional as F
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 from espnet_ext.ssl.encoder import HubertEncoder
 
 
 class UnitHead(torch.nn.Module):
     """Logits of one stream: cosine of the projected frame and each unit's embedding, divided by a temperature.
 
-    ``p(c|t) = softmax_c(cos(A o_t, e_c) / tau)``, section II.B of arXiv 2106.07447. Embeddings start uniform in [0, 1).
+    ``p(c|t) = softmax_c(cos(A o_t, e_c) / tau)``, section II.B of arXiv 2106.07447. Embeddings start ``uniform`` in
+    [0, 1), about 40 degrees from each other (the paper), or ``normal``, in all directions: a short training has no
+    steps to spend on spreading them.
     """
 
-    def __init__(self, input_size: int, num_units: int, size: int = 256, temperature: float = 0.1):
+    def __init__(
+        self, input_size: int, num_units: int, size: int = 256, temperature: float = 0.1, init: str = "uniform"
+    ):
         super().__init__()
+        check_choices("model_conf", ("embedding_init", init, ("uniform", "normal")))
         self.final_proj = torch.nn.Linear(input_size, size)
         torch.nn.init.normal_(self.final_proj.weight, std=0.02)
         torch.nn.init.zeros_(self.final_proj.bias)
-        self.label_embeddings = torch.nn.Parameter(torch.empty(num_units, size).uniform_())
+        embeddings = torch.empty(num_units, size)
+        self.label_embeddings = torch.nn.Parameter(embeddings.uniform_() if init == "uniform" else embeddings.normal_())
         self.temperature = temperature
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,7 +50,7 @@ class HubertPretraining(AbsESPnetModel):
         num_units: classes of each stream.
         stream_names: what the statistics call them.
         stream_weights: w_l; None: one over the number of streams.
-        final_size: size of projections and unit embeddings. temperature: tau.
+        final_size: size of projections and unit embeddings. temperature: tau. embedding_init: see ``UnitHead``.
         masked_weight, unmasked_weight: a and b. penalty_weight: of the mean square of the convolutions' output.
     """
 
@@ -56,6 +62,7 @@ class HubertPretraining(AbsESPnetModel):
         stream_weights: Sequence[float] | None = None,
         final_size: int = 256,
         temperature: float = 0.1,
+        embedding_init: str = "uniform",
         masked_weight: float = 1.0,
         unmasked_weight: float = 0.0,
         penalty_weight: float = 10.0,
@@ -66,7 +73,7 @@ class HubertPretraining(AbsESPnetModel):
             raise UserError(f"model_conf: stream_weights has {len(stream_weights)} numbers for {count} stream(s)")
         self.encoder = encoder
         self.heads = torch.nn.ModuleList(
-            UnitHead(encoder.output_size(), units, final_size, temperature) for units in num_units
+            UnitHead(encoder.output_size(), units, final_size, temperature, embedding_init) for units in num_units
         )
         self.names = list(stream_names) if stream_names is not None else [str(place) for place in range(count)]
         self.weights = [1 / count] * count if stream_weights is None else [float(weight) for weight in stream_weights]
@@ -106,7 +113,7 @@ class HubertPretraining(AbsESPnetModel):
         stats = {"loss": loss.detach(), "power": encoded.power.detach(), **stats}
         if not torch.isfinite(loss):
             raise UserError(
-                f"the loss is {float(loss)} on utterance(s) {', '.join(utt_id) or 'without names'}; the checkpoint of "
+                f"the loss is {float(loss.detach())} on utterance(s) {', '.join(utt_id) or 'without names'}; the checkpoint of "
                 "the last epoch is kept. Listen to them, or lower the learning rate (optim_conf: lr), and give the "
                 "same command again"
             )

@@ -1,0 +1,211 @@
+"""Task ``ssl`` from data directories and unit folders to a trained encoder; mistakes in one line."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet_ext.bin.export_ssl import main as export
+from espnet_ext.bin.train import main as train
+from espnet_ext.datadir import DataDir
+from espnet_ext.datadir.tables import read_scp, write_scp
+from espnet_ext.ssl.geometry import Geometry
+from espnet_ext.ssl.units import write_units
+
+K = 5
+CONFIG = {
+    "encoder_conf": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "conv_dim": [16, 16, 16, 24],
+        "conv_kernel": [30, 6, 5, 2],
+        "conv_stride": [10, 4, 4, 2],
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "feat_proj_dropout": 0.0,
+        "layerdrop": 0.0,
+        "feature_grad_mult": 1.0,
+    },
+    "model_conf": {"final_size": 16, "embedding_init": "normal", "unmasked_weight": 0.5, "penalty_weight": 0.1},
+    "preprocessor_conf": {"max_s": 1.2, "mask_length": 3},
+    "optim_conf": {"lr": 5.0e-3},
+    "scheduler": "epochs",
+    "batch_bins": 80_000,
+    "max_epoch": 8,
+    "num_workers": 0,
+}
+
+
+def melody(rng):
+    """A second and more of tones, each a fifth of a second long: float32 samples, and the tone of every 320."""
+    tones = rng.integers(0, K, 8)
+    ids = np.repeat(tones, 10)[: rng.integers(50, 80)]
+    pitch_hz = 200.0 * 1.7 ** np.repeat(ids, 320)
+    wav = 0.2 * np.sin(2 * np.pi * np.cumsum(pitch_hz) / 16000) + 0.01 * rng.standard_normal(len(pitch_hz))
+    return wav.astype(np.float32), ids
+
+
+def make_set(folder, name, count, seed, quantizer="q1", streams=("tone",)):
+    """A data directory and its units: streams of the same ids."""
+    rng = np.random.default_rng(seed)
+    tables = {"wav.scp": {}, "utt2spk": {}, "utt2num_samples": {}}
+    places = {}
+    units_dir = folder / f"{name}_units"
+    units_dir.mkdir(parents=True)
+    with open(units_dir / "u.ark", "wb") as ark:
+        for number in range(count):
+            utt = f"{name}{number:02d}"
+            wav, ids = melody(rng)
+            path = folder / f"{utt}.wav"
+            soundfile.write(path, wav, 16000)
+            tables["wav.scp"][utt], tables["utt2spk"][utt] = str(path), "s"
+            tables["utt2num_samples"][utt] = len(wav)
+            ark.write(f"{utt} ".encode())
+            places[utt] = f"{units_dir / 'u.ark'}:{ark.tell()}"
+            labels = ids[: Geometry().frames(len(wav))]
+            write_units(ark, np.repeat(labels[:, None], len(streams), axis=1).astype(np.uint16))
+    write_scp(units_dir / "units.scp", places)
+    describe(units_dir, quantizer, streams)
+    DataDir.write(folder / name, tables)
+
+
+def describe(units_dir, quantizer, streams=("tone",), hop=320):
+    streams = [{"name": name, "num_units": K, "layer": None, "level": 0} for name in streams]
+    content = {"streams": streams, "hop": hop, "field": 400, "quantizer": quantizer}
+    (units_dir / "units.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones and units")
+    make_set(folder, "train", 40, 0)
+    make_set(folder, "dev", 8, 1)
+    (folder / "train.yaml").write_text(yaml.safe_dump(CONFIG))
+    return folder
+
+
+def options(corpus, out, **changes):
+    given = {
+        "config": corpus / "train.yaml",
+        "output_dir": out,
+        "train_dir": corpus / "train",
+        "dev_dir": corpus / "dev",
+        "train_units": corpus / "train_units",
+        "dev_units": corpus / "dev_units",
+        "ngpu": 0,
+        **changes,
+    }
+    return ["ssl", *(word for key, value in given.items() for word in (f"--{key}", str(value)))]
+
+
+def results_of(out):
+    """What the validations of a training found, an epoch each, from its checkpoint."""
+    stats = torch.load(out / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+    return [stats[epoch]["valid"] for epoch in sorted(stats)]
+
+
+def test_a_tiny_model_learns(corpus, tmp_path, capsys):
+    """Masked accuracy rises above the majority class; resumed it goes on; exported it loads as an upstream."""
+    assert train([*options(corpus, tmp_path / "e"), "--max_epoch", "2"]) == 0, capsys.readouterr().err
+    assert train(options(corpus, tmp_path / "e")) == 0, capsys.readouterr().err
+    accuracy = [stats["acc_m"] for stats in results_of(tmp_path / "e")]
+    assert len(accuracy) == 8
+    from espnet_ext.ssl.units import read_units
+
+    ids = np.concatenate([read_units(place) for place in read_scp(corpus / "dev_units" / "units.scp").values()])
+    majority = np.bincount(ids[:, 0]).max() / len(ids)
+    assert max(accuracy) > majority + 0.1, (accuracy, majority)
+    assert export(["--exp", str(tmp_path / "e"), "--out", str(tmp_path / "hf")]) == 0
+    from espnet_ext.upstream.load import load_upstream
+
+    upstream = load_upstream(f"hf:{tmp_path / 'hf'}").eval()
+    states, frames = upstream.hidden_states(torch.randn(2, 8000), torch.tensor([8000, 5000]))
+    assert states.shape == (3, 2, 24, 32) and frames.tolist() == [24, 15]
+
+
+def test_two_folders_and_three_streams(corpus, tmp_path, capsys):
+    """Streams of several folders have a head each; at 100 Hz every second label counts."""
+    for name in ("train", "dev"):
+        shutil.copytree(corpus / f"{name}_units", tmp_path / f"{name}_fast")
+        places = {}
+        with open(tmp_path / f"{name}_fast" / "fast.ark", "wb") as ark:
+            from espnet_ext.ssl.units import read_units
+
+            for utt, place in read_scp(corpus / f"{name}_units" / "units.scp").items():
+                ids = np.repeat(read_units(place), 2, axis=0)
+                ark.write(f"{utt} ".encode())
+                places[utt] = f"{tmp_path / f'{name}_fast' / 'fast.ark'}:{ark.tell()}"
+                write_units(ark, np.concatenate([ids, ids], axis=1))
+        write_scp(tmp_path / f"{name}_fast" / "units.scp", places)
+        describe(tmp_path / f"{name}_fast", "q2", ("tone", "again"), hop=160)
+    arguments = options(corpus, tmp_path / "e") + ["--max_epoch", "1"]
+    for name in ("train", "dev"):
+        place = arguments.index(f"--{name}_units") + 2
+        arguments.insert(place, str(tmp_path / f"{name}_fast"))
+    assert train(arguments) == 0, capsys.readouterr().err
+    assert "streams: tone (5), tone_ (5), again (5)" in capsys.readouterr().out
+    assert {"acc_m_tone", "acc_m_tone_", "acc_m_again"} <= set(results_of(tmp_path / "e")[0])
+    state = torch.load(tmp_path / "e" / "1epoch.pth", weights_only=True)
+    assert [state[f"heads.{head}.label_embeddings"].shape[0] for head in range(3)] == [5, 5, 5]
+
+
+def error_of(arguments, capsys):
+    assert train(arguments) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return next(line for line in said.splitlines() if ": error: " in line)
+
+
+def test_mistakes(corpus, tmp_path, capsys):
+    def wrong(**changes):
+        return error_of(options(corpus, tmp_path / "e", **changes), capsys)
+
+    assert "make_units" in wrong(train_units=tmp_path / "none")
+    assert "no utt2num_samples" not in wrong(batch_bins=100)
+    assert "batch_bins" in wrong(batch_bins=100)
+    assert "none of 40 utterances with units has 9 s (--min_s)" in wrong(min_s=9)
+    assert "no units of 40 of 40" in wrong(train_units=corpus / "dev_units")
+    shutil.copytree(corpus / "dev_units", tmp_path / "other")
+    describe(tmp_path / "other", "q9")
+    assert "different centroids" in wrong(dev_units=tmp_path / "other")
+    no_dev = [word for word in options(corpus, tmp_path / "e") if "dev_units" not in word]
+    assert "no data to validate on: give --dev_units" in error_of(no_dev, capsys)
+    assert "has no key 'hiden_size'; did you mean hidden_size?" in error_of(
+        [*options(corpus, tmp_path / "e"), "--encoder_conf", "hiden_size=3"], capsys
+    )
+    assert "has no key 'penalty'; did you mean penalty_weight?" in error_of(
+        [*options(corpus, tmp_path / "e"), "--model_conf", "penalty=3"], capsys
+    )
+    assert not (tmp_path / "e" / "1epoch.pth").exists()
+
+
+def test_labels_of_other_audio(corpus, tmp_path, capsys):
+    """The utterance whose labels do not fit its samples is named, and no checkpoint is written."""
+    shutil.copytree(corpus / "train_units", tmp_path / "mixed")
+    places = read_scp(corpus / "train_units" / "units.scp")
+    data = DataDir(corpus / "train")
+    order = sorted(places, key=lambda utt: data.utt2num_samples[utt])
+    places[order[0]] = places[order[-1]]
+    write_scp(tmp_path / "mixed" / "units.scp", places)
+    said = error_of(options(corpus, tmp_path / "e", train_units=tmp_path / "mixed"), capsys)
+    assert f"utterance {order[0]} has" in said and "make_units" in said
+
+
+def test_a_diverging_training_keeps_its_checkpoint(corpus, tmp_path, capsys):
+    """The utterances of the batch are named; what the last whole epoch has learned is there."""
+    assert train([*options(corpus, tmp_path / "e"), "--max_epoch", "1"]) == 0, capsys.readouterr().err
+    checkpoint = (tmp_path / "e" / "checkpoint.pth").read_bytes()
+    said = error_of(
+        [*options(corpus, tmp_path / "e"), "--max_epoch", "2", "--model_conf", "penalty_weight=1e39"], capsys
+    )
+    assert re.search(r"the loss is (inf|nan) on utterance\(s\) train\d\d, ", said) and "checkpoint" in said
+    assert (tmp_path / "e" / "checkpoint.pth").read_bytes() == checkpoint
