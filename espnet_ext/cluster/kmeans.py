@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from espnet_ext.cluster.minibatch import SLACK, MiniBatch
 from espnet_ext.cluster.search import Rows, Search
 from espnet_ext.cluster.seeds import plus_plus
-from espnet_ext.cluster.vectors import deterministic, to_vectors
+from espnet_ext.cluster.vectors import ROWS_AT_ONCE, as_unit, sums_of, to_vectors
 from espnet_ext.errors import UserError
 
 SEED_SAMPLE = 128  # vectors per centroid that the start is drawn from
 WARM_SAMPLE = 256  # vectors per centroid of the first, smaller Lloyd steps; then four times as many, and so on
 WARM_ITERATIONS = 10
-SLACK = 0.02  # see Search.nearest; the labels that are returned are exact
-ROWS_AT_ONCE = 65_536  # rows that are summed, or converted, in one go
+POOL = 20_000  # vectors among which those for empty clusters are looked for
 
 
 @dataclass
@@ -154,8 +154,7 @@ class _Run:
 
     def settle(self, shifted: torch.Tensor) -> torch.Tensor:
         """Centroids from means less the shift."""
-        centres = shifted + self.rows.shift
-        return torch.nn.functional.normalize(centres, dim=1) if self.metric == "cosine" else centres
+        return as_unit(shifted + self.rows.shift, self.metric)
 
     def lloyd(self, iterations: int) -> None:
         """Lloyd's steps on all rows."""
@@ -170,23 +169,18 @@ class _Run:
 
     def mini_batches(self, size: int, iterations: int) -> None:
         """Mini-batch steps: every centroid is the mean of all vectors it ever got, in passes over shuffled rows."""
-        counts = torch.zeros(self.k, dtype=torch.float64, device=self.rows.wide.device)
-        means = (self.centres - self.rows.shift).double()
+        state = MiniBatch(self.centres, self.metric, self.rows.shift)
+        before = np.inf
         for _ in range(iterations):
-            total = 0.0
             order = torch.from_numpy(self.rng.permutation(len(self.rows))).to(self.rows.wide.device)
-            for part in order.split(size):
-                batch = self.rows[part]
-                labels = Search(self.centres, self.rows.shift).nearest(batch, slack=SLACK)
-                total += inertia(batch.vectors, self.centres - self.rows.shift, labels)
-                sums, new = sums_of(batch.vectors, labels, self.k)
-                counts += new
-                means += (sums - new[:, None] * means) / counts.clamp(min=1)[:, None]
-                self.centres = self.settle(means.float())
-            before = self.history[-1] if self.history else np.inf
+            total = sum(state.step(self.rows[part]) for part in order.split(size))
             self.note(total)
-            if self.history[-1] > (1 - self.tolerance) * before:
+            if total > (1 - self.tolerance) * before:
                 break
+            before = total
+        # A last step of Lloyd's: centroids become the means of what they have, as every other way ends.
+        self.centres = state.centres
+        self.lloyd(1)
 
 
 class _Lloyd:
@@ -234,17 +228,15 @@ class _Lloyd:
         self.labels = labels
 
     def farthest(self, centres: torch.Tensor, count: int) -> torch.Tensor:
-        """The ``count`` vectors that lie farthest from their centroids."""
+        """Vectors far from their centroids, and from each other: else all would come from one outlying group."""
         shifted = centres - self.rows.shift
         parts = zip(self.rows.vectors.split(ROWS_AT_ONCE), self.labels.split(ROWS_AT_ONCE), strict=True)
         distance = torch.cat([(part - shifted[label]).square_().sum(1) for part, label in parts])
-        return self.rows.vectors[distance.argsort(descending=True, stable=True)[:count]]
-
-
-def sums_of(vectors: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums ``(k, D)`` and counts ``(k,)`` of the vectors of every label, in float64, the same at every call."""
-    sums = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    with deterministic():
-        for part, label in zip(vectors.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
-            sums.index_add_(0, label, part.double())
-    return sums, torch.bincount(labels, minlength=k).double()
+        pool = distance.argsort(descending=True, stable=True)[: max(count, min(32 * count, POOL))]
+        vectors, distance = self.rows.vectors[pool], distance[pool]
+        chosen = []
+        for _ in range(count):
+            chosen.append(int(distance.argmax()))
+            distance = torch.minimum(distance, (vectors - vectors[chosen[-1]]).square_().sum(1))
+            distance[chosen[-1]] = -1
+        return vectors[chosen]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def load(folder: str | Path) -> tuple[Clustering, Transform]:
             arrays = dict(file)
         transform = Transform(arrays["mean"], arrays.get("projection"), bool(arrays["length_norm"]))
         metric, fine, fine_labels = str(arrays["metric"]), arrays.get("fine"), arrays.get("fine_labels")
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise UserError(
             f"{folder}: no finished clustering ({error}); make it with python -m espnet_ext.bin.cluster"
         ) from None

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from espnet_ext.errors import UserError
+from espnet_ext.errors import UserError, check_choices
 
 BLOCK_ELEMENTS = 4_000_000  # distances held at once: 16 MB of float32
+ROWS_AT_ONCE = 65_536  # rows that are summed, or converted, in one go
 METRICS = ("cosine", "euclidean")
 
 
@@ -20,6 +21,9 @@ def to_vectors(
     Raises:
         UserError: no rows, NaN or infinite values, a row of zeros under the cosine metric.
     """
+    check_choices(what, ("metric", metric, METRICS))
+    if isinstance(x, np.ndarray) and not (x.flags.writeable and x.flags.c_contiguous):
+        x = np.array(x, dtype=np.float32, order="C")  # a memory map, a view: torch takes neither
     data = torch.as_tensor(x)
     if data.ndim != 2 or 0 in data.shape:
         raise UserError(f"{what}: vectors of shape (N, D) are needed, got {tuple(data.shape)}")
@@ -36,6 +40,20 @@ def to_vectors(
             )
         data = data / norms
     return data
+
+
+def as_unit(centres: torch.Tensor, metric: str) -> torch.Tensor:
+    """The centroids, of length 1 where the metric is cosine."""
+    return torch.nn.functional.normalize(centres, dim=1) if metric == "cosine" else centres
+
+
+def sums_of(vectors: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sums ``(k, D)`` and counts ``(k,)`` of the vectors of every label, in float64, the same at every call."""
+    sums = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    with deterministic():
+        for part, label in zip(vectors.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
+            sums.index_add_(0, label, part.double())
+    return sums, torch.bincount(labels, minlength=k).double()
 
 
 def rounding_bound(dim: int) -> float:
