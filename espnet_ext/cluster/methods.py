@@ -111,7 +111,7 @@ def kmeans_ahc(x: np.ndarray, k1: int, k2: int, **options) -> Clustering:
     return cluster(x, "kmeans_ahc", k2, k1, **options)
 
 
-def spectral(x: np.ndarray, k: int, neighbours: int = 20, seed: int = 0) -> np.ndarray:
+def spectral(x: np.ndarray, k: int, neighbours: int = 10, seed: int = 0) -> np.ndarray:
     """Spectral clustering of the graph of nearest neighbours, by scikit-learn; ``(N,)`` labels from 0."""
     from sklearn.cluster import SpectralClustering
 
