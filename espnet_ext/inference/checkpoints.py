@@ -101,7 +101,8 @@ def _of_file(path: Path) -> Checkpoint:
         epoch = int(target) if target.isdigit() else None
         return Checkpoint(path.name, str(path), steps.get(epoch), epoch, losses.get(epoch))
     if kind == "step":
-        return Checkpoint(f"step {number}", str(path), int(number))
+        epoch = next((epoch for epoch, step in steps.items() if step == int(number)), None)
+        return Checkpoint(f"step {number}", str(path), int(number), epoch, losses.get(epoch))
     epoch = int(number)
     return Checkpoint(f"epoch {epoch}", str(path), steps.get(epoch), epoch, losses.get(epoch))
 

@@ -1,0 +1,75 @@
+"""Does rank tell which checkpoint of a run is better: RankMe-t of every layer against linear probes.
+
+espnet_ext rank_study --checkpoints exp/ssl_train_hubert/it1/model --data in=dump/dev out=dump/other \\
+    --train dump/train --test dump/test --out exp/rank_study
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+from espnet_ext.bin.rank import BOOL, add_arguments, read_options
+from espnet_ext.errors import UserError, cli
+
+PROBES = ("phone", "speaker", "eer")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    add = parser.add_argument
+    add("--train", required=True, help="data directory that probes are trained on (utt2phones, utt2spk)")
+    add("--test", required=True, help="data directory of other utterances that they are scored on (utt2phones, trials)")
+    add("--probes", nargs="+", choices=PROBES, help="phone: accuracy of frames; speaker: accuracy on held-out "
+        "utterances of --train; eer: zero-shot, trials of --test (default: all that there are labels for)")  # fmt: skip
+    add("--num_train", type=int, default=2000, help="utterances of --train, evenly spread (default: 2000)")
+    add("--num_test", type=int, default=2000, help="utterances of --test, evenly spread (default: 2000)")
+    add("--out", required=True, type=Path, help="folder for RESULTS.md, results.json, study.png, …")
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    start = time.perf_counter()
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if min(args.num_train, args.num_test) < 2:
+        raise UserError("--num_train and --num_test have to be at least 2")
+    checkpoints, lists, settings, device = read_options(args)
+    if len(checkpoints) < 3:
+        raise UserError(
+            f"--checkpoints: a correlation needs 3 encoders or more, better 5; there are {len(checkpoints)}. Train "
+            'with --rank_conf "{every_steps: 100, keep: true}" to keep more of a run'
+        )
+    from espnet_ext.datadir import DataDir
+    from espnet_ext.files import only_writer
+    from espnet_ext.inference.rank import rank_rows
+    from espnet_ext.inference.rank_study import ProbeData, missing_tables, probe_rows
+    from espnet_ext.inference.rank_study_report import write_study
+    from espnet_ext.metrics.report import run_info
+    from espnet_ext.train.rank_list import RankList
+
+    directories = [DataDir(path, BOOL[args.allow_commands]) for path in (args.train, args.test)]
+    probes = args.probes or [probe for probe in PROBES if not missing_tables(probe, *directories)]
+    if not probes:
+        missing = [str(missing_tables(probe, *directories)[0]) for probe in PROBES]
+        raise UserError(f"no labels for any probe: {', '.join(dict.fromkeys(missing))} are missing")
+    sizes = args.num_train, args.num_test
+    train, test = (
+        RankList(one, one.path.name, None, number, args.max_s, skip_broken=BOOL[args.skip_broken])
+        for one, number in zip(directories, sizes, strict=True)
+    )
+    data = ProbeData(train, test, tuple(probe for probe in PROBES if probe in probes))
+    with only_writer(args.out):
+        ranks = rank_rows(checkpoints, lists, settings, device, args.out)
+        scores = probe_rows(checkpoints, data, device, args.out, args.max_batch_s, args.seed)
+        info = run_info(args.seed, pool=args.pool, eps=args.eps, wall_time_s=round(time.perf_counter() - start, 1))
+        print(write_study(args.out, checkpoints, ranks, scores, lists, settings, data, info))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
