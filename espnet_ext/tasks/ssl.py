@@ -47,7 +47,7 @@ class SslTask(Task):
     @classmethod
     def defaults(cls) -> dict:
         return {
-            "optim": "adam",
+            "optim": "adamw",  # ESPnet's adam adds the decay to the gradient, which outweighs it; fairseq's does not
             "optim_conf": {"lr": 5e-4, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.01},
             "best_model_criterion": [["valid", "loss_m", "min"]],
             "val_scheduler_criterion": ["valid", "loss_m"],

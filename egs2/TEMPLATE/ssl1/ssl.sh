@@ -19,7 +19,7 @@ stop_iter=2                # last iteration
 features="mfcc previous"   # mfcc, logmel, previous (the iteration before), or an encoder: hf:FOLDER, torchaudio:NAME, …
 layers="- 6"               # layers of the encoder, by commas (3,6,9: three streams); - where there are none
 num_units="100 500"        # units per layer
-levels="1"                 # levels of residual k-means per layer, a stream for each
+levels="1 1"               # levels of residual k-means per layer, a stream for each
 max_frames=2000000         # frames that centroids are fitted to
 kmeans_opts=               # more options of fit_units
 # Model:
