@@ -24,6 +24,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="KEY=PATH",
         help="a file whose content is a setting, by its checksum; repeatable",
     )
+    parser.add_argument("--bind", type=Path, help="they bind once this file exists; until then new ones replace them")
     parser.add_argument("--mend", default="give the new ones a folder of their own", help="the end of the message")
     return parser
 
@@ -40,7 +41,7 @@ def main(argv=None):
             now[key] = f"{path} ({zlib.crc32(Path(path).read_bytes()):08x})"
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; it is needed as {key}") from None
-    if args.file.is_file():
+    if args.file.is_file() and (args.bind is None or args.bind.exists()):
         old = json.loads(args.file.read_text(encoding="utf-8"))
         keys = [*old, *(key for key in now if key not in old)]
         changes = [
@@ -52,7 +53,7 @@ def main(argv=None):
             raise UserError(f"{args.file.parent} was made with other settings: {'; '.join(changes)}; {args.mend}")
         return
     with atomic_write(args.file) as file:
-        json.dump(now, file, indent=1)
+        json.dump(now, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
 

@@ -43,12 +43,17 @@ def main(argv=None):
     from espnet_ext.zoo.archive import sha256
 
     utt2cluster = read_scp(args.clusters)
-    checksum = sha256(args.clusters)
+    settings = {"clusters": sha256(args.clusters), "tolerance": args.tolerance, "seed": args.seed}
+    settings |= {name: getattr(args, name) for name in ("min_utterances", "num_dev_utterances", "max_trials")}
     if (args.out / "labels.json").is_file():
-        if json.loads((args.out / "labels.json").read_text(encoding="utf-8"))["clusters"] != checksum:
-            raise UserError(f"{args.out} was made from other clusters than {args.clusters} holds now; remove it")
-        print(f"{args.out / 'train'}: made before from these clusters")
-        return
+        if json.loads((args.out / "labels.json").read_text(encoding="utf-8"))["settings"] == settings:
+            print(f"{args.out / 'train'}: made before from these clusters")
+            return
+        if (args.out / "model" / "checkpoint.pth").is_file():
+            raise UserError(
+                f"{args.out}: a student was trained on other labels than {args.clusters} and these options make; "
+                "remove the folder, or give the new labels one of their own"
+            )
     tables = read_tables(args.data)
     unknown = next((utt for utt in utt2cluster if utt not in tables["utt2spk"]), None)
     if unknown is not None:
@@ -71,7 +76,7 @@ def main(argv=None):
     number = len(agreements)
     found = {
         "round": number,
-        "clusters": checksum,
+        "settings": settings,
         "agreement": before,
         "agreements": agreements,
         "stop": ipl.is_settled(agreements, args.tolerance),

@@ -4,16 +4,14 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 import soundfile
 from corpora import TINY, checkout, voice, write
 from small_disk import small_disk  # noqa: F401  (a fixture)
+from watched import error_of, kill_in, run
 
 from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.files import only_writer
@@ -36,30 +34,6 @@ def new_recipe(folder, corpus):
     (recipe / "local/data.sh").write_text(DATA)
     run(recipe, "--stop_stage", "data", "--corpus", corpus)
     return recipe
-
-
-def start(recipe, *options):
-    """Start run.sh; its output goes to the file ``said``."""
-    env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    with open(recipe / "said", "w") as said:
-        command = ["./run.sh", *map(str, options)]
-        return subprocess.Popen(command, cwd=recipe, env=env, stdout=said, stderr=subprocess.STDOUT)
-
-
-def run(recipe, *options):
-    """Run run.sh to its end, which has to be a good one."""
-    code, said = start(recipe, *options).wait(), (recipe / "said").read_text()
-    assert code == 0, said[-5000:]
-    return said
-
-
-def error_of(recipe, *options):
-    """Run run.sh, which has to end with code 2, one line of explanation and no traceback; that line."""
-    code, said = start(recipe, *options).wait(), (recipe / "said").read_text()
-    assert code == 2 and "Traceback" not in said, said[-5000:]
-    errors = [line.strip() for line in said.splitlines() if ": error: " in line]
-    assert errors and len(set(errors)) == 1, said[-5000:]
-    return errors[0]
 
 
 @pytest.fixture(scope="module")
@@ -91,56 +65,6 @@ def finished(corpus, tmp_path_factory):
 def fresh(corpus, tmp_path):
     """A recipe of which only stage data has run."""
     return new_recipe(tmp_path, corpus)
-
-
-def processes_below(pid):
-    """The descendants of a process, whatever session they are in: ``{pid: command line}``."""
-    children, command = {}, {}
-    for folder in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{folder}/stat") as stat, open(f"/proc/{folder}/cmdline") as line:
-                children.setdefault(int(stat.read().rpartition(")")[2].split()[1]), []).append(int(folder))
-                command[int(folder)] = line.read().replace("\0", " ")
-        except OSError:
-            continue
-    found, waiting = {}, [pid]
-    while waiting:
-        for child in children.get(waiting.pop(), []):
-            found[child] = command[child]
-            waiting.append(child)
-    return found
-
-
-def has_content(path):
-    """Whether the file is there and not empty; a temporary one may go between the listing and the look."""
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
-def kill_in(recipe, stage, reached, whole_tree, *options):
-    """Run one stage and kill -9 it, or only its command, as soon as the file pattern ``reached`` is there."""
-    process = start(recipe, "--stage", stage, "--stop_stage", stage, *options)
-    end = time.monotonic() + 120
-    while not any(has_content(path) for path in recipe.glob(reached)):
-        assert process.poll() is None and time.monotonic() < end, (recipe / "said").read_text()[-3000:]
-        time.sleep(0.001)
-    below = processes_below(process.pid)
-    victims = (
-        [process.pid, *below]
-        if whole_tree
-        else [p for p, line in below.items() if re.match(r"\S+ -m espnet_ext", line)]
-    )
-    assert victims
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    code = process.wait()
-    assert code != 0
-    return (recipe / "said").read_text()
 
 
 def test_kill_9_in_every_stage_and_the_same_command_again(finished, fresh):

@@ -155,6 +155,23 @@ def test_rounds_and_their_report(experiment):
     assert report_round("2", folder / "exp/r2", tests).results[0].value == rows[2].results[0].value
 
 
+def test_labels_of_one_clustering(experiment, capsys):
+    """Made again with other options until a student was trained on them; the same options change nothing."""
+    folder, tests = experiment
+    clusters = {utt: spk[1:] for utt, spk in read_scp(tests.speakers).items()}
+    labels, options = folder / "exp/r1/pseudo_labels", ("--min_utterances", "9")
+    assert pseudo_label(folder, 1, clusters) == 0
+    stamp = labels.stat().st_mtime_ns
+    assert pseudo_label(folder, 1, clusters) == 0 and labels.stat().st_mtime_ns == stamp
+    assert pseudo_label(folder, 1, clusters, *options) == 2  # every cluster has 8
+    clusters |= dict.fromkeys(list(clusters)[:3], "1")
+    assert pseudo_label(folder, 1, clusters, "--min_utterances", "6") == 0 and len(read_scp(labels)) == 43
+    (folder / "exp/r1/model").mkdir()
+    (folder / "exp/r1/model/checkpoint.pth").touch()
+    assert pseudo_label(folder, 1, clusters) == 2 and len(read_scp(labels)) == 43
+    assert "a student was trained on other labels" in capsys.readouterr().err
+
+
 def test_the_report_needs_no_speakers(experiment):
     folder, tests = experiment
     tests.speakers = None
@@ -192,8 +209,13 @@ def test_settings_are_kept(tmp_path, capsys):
     assert "k was 40, is 60" in capsys.readouterr().err
     (tmp_path / "a.yaml").write_text("x: 2\n")
     assert main([*command, "k=40", "seed=0"]) == 2 and "config was" in capsys.readouterr().err
+    # Until something was made with them, new settings replace the old ones.
+    assert main([*command, "--bind", str(tmp_path / "model"), "k=60", "seed=0"]) == 0
+    (tmp_path / "model").touch()
+    assert main([*command, "--bind", str(tmp_path / "model"), "k=40", "seed=0"]) == 2
+    assert "k was 60, is 40" in capsys.readouterr().err
     (tmp_path / "a.yaml").unlink()
-    assert main([*command, "k=40", "seed=0"]) == 2 and "No such file" in capsys.readouterr().err
+    assert main([*command, "k=60", "seed=0"]) == 2 and "No such file" in capsys.readouterr().err
 
 
 def test_hidden_labels(tmp_path, capsys):
@@ -211,3 +233,43 @@ def test_hidden_labels(tmp_path, capsys):
     (tmp_path / "train/utt2session").write_text("a 1\n")
     assert main(["--in", str(tmp_path / "train"), "--out", str(tmp_path / "third")]) == 2
     assert "no line for utterance 'b'" in capsys.readouterr().err
+
+
+def blobs(num, size, seed, spread=0.25):
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((num, 24))
+    x = np.repeat(centres, size, axis=0) + spread * rng.standard_normal((num * size, 24))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("method", "num_kmeans"), [("kmeans", 0), ("kmeans_ahc", 60), ("ahc", 0)])
+def test_seeds_agree_on_the_planted_number(method, num_kmeans):
+    from espnet_ext.spk.ipl_choose import seed_agreement
+
+    found = seed_agreement(blobs(12, 20, 5), [4, 8, 12, 20, 40], method, num_kmeans, restarts=3)
+    assert max(found, key=found.get) == 12 and found[12] > 0.95, found
+
+
+def test_agreement_above_chance_of_independent_labels_is_nothing():
+    """NMI itself is far from 0 where clusters are small."""
+    from espnet_ext.metrics.clustering import nmi
+    from espnet_ext.spk.ipl_choose import above_chance
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(50, size=(2, 300))
+    assert nmi(a, b) > 0.5 and abs(above_chance(a, b)) < 0.05
+    assert above_chance(a, a + 100) == pytest.approx(1) and above_chance(np.zeros(9), np.zeros(9)) == 0
+
+
+def test_choosing_writes_the_number(tmp_path, capsys):
+    from espnet_ext.bin.choose_clusters import main
+
+    x = blobs(6, 15, 1)
+    write_embeddings(tmp_path / "e", {f"u{i:03d}": row for i, row in enumerate(x)})
+    command = ["--embeddings", str(tmp_path / "e/embedding.scp"), "--out", str(tmp_path / "k"), "--method", "ahc"]
+    assert main([*command, "--candidates", "3", "6", "12"]) == 0
+    assert (tmp_path / "k").read_text() == "6\n" and "6 clusters" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "k.json").read_text())["agreement"]) == {"3", "6", "12"}
+    assert main([*command, "--candidates", "3", "90"]) == 2
+    assert "72 of 90 vectors cannot make 90 clusters" in capsys.readouterr().err
+    assert main([*command, "--candidates", "3", "6", "--seeds", "1", "1"]) == 2

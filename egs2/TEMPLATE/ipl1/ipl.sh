@@ -21,13 +21,14 @@ ubm_args=                  # i-vector: more options of train_ubm
 ivector_dim=50             # i-vector: its size
 ivector_iterations=10      # i-vector: EM iterations of the total-variability matrix
 ivector_args=              # i-vector: more options of train_ivector_extractor
-ivector_tag=               # i-vector: name of UBM and extractor (empty: their sizes)
+ivector_tag=               # i-vector: name of UBM and extractor (empty: their sizes); experiments share them
 init_model=                # model: experiment folder, package or tag on Hugging Face
 upstream=                  # upstream: for example hf:microsoft/wavlm-base-plus
 upstream_layer=            # upstream: its layer; 0 is the input of the first one
 # Rounds:
 method=kmeans_ahc          # kmeans, ahc, kmeans_ahc, spectral or hdbscan
-num_clusters=40            # pseudo-speakers; several numbers: the one that two seeds agree on best, in each round
+num_clusters=40            # pseudo-speakers
+cluster_candidates=        # instead of num_clusters, for example "20 40 80": that on which seeds agree best, in each round
 num_kmeans=200             # k-means centroids that ahc, spectral and hdbscan then work on; 0: on the embeddings
 cluster_args=              # more options of cluster
 min_utterances=5           # smaller clusters are dropped
@@ -55,14 +56,16 @@ num_nodes=1                # nodes of a distributed training
 exp="${expdir}/ipl_${ipl_tag:-${init}_$(basename "${train_config}" .yaml)}"
 fit_set="${train_set}_unlabelled"
 ivector_tag="${ivector_tag:-${num_gaussians}_${ivector_dim}}"
-device=cpu embed_cmd="${train_cmd}"
-if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}"; fi
+device=cpu embed_cmd="${train_cmd}" processes="${nj}"
+if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}" processes=1; fi
 
 keep_settings() { # one folder, one experiment: another setting is refused, not mixed in
-    run python -m espnet_ext.bin.keep_settings --file "${exp}/settings.json" --mend "name another --ipl_tag" \
+    run python -m espnet_ext.bin.keep_settings --file "${exp}/settings.json" \
+        --bind "${exp}/r1/model/checkpoint.pth" --mend "name another --ipl_tag" \
         init="${init}" ivector="${ivector_tag} ${ubm_args} ${ivector_args}" init_model="${init_model}" \
-        upstream="${upstream} ${upstream_layer}" method="${method}" num_clusters="${num_clusters}" \
-        num_kmeans="${num_kmeans}" cluster_args="${cluster_args}" min_utterances="${min_utterances}" \
+        upstream="${upstream} ${upstream_layer}" method="${method}" \
+        num_clusters="${cluster_candidates:-${num_clusters}}" num_kmeans="${num_kmeans}" \
+        cluster_args="${cluster_args}" min_utterances="${min_utterances}" \
         tolerance="${tolerance}" train_args="${train_args}" num_dev_utterances="${num_dev_utterances}" \
         inference_model="${inference_model}" seed="${seed}" \
         --content train_config="${train_config}" --content data="dump/${fit_set}/wav.scp"
@@ -132,14 +135,14 @@ if stage 4 init "round 0: embeddings that need no label -> exp/…/r0"; then
     keep_settings
     case "${init}" in
         ivector)
-            ubm="${expdir}/ubm_${num_gaussians}" extractor="${expdir}/ivector_${ivector_tag}"
+            extractor="${expdir}/ivector_${ivector_tag}_s${seed}"
             # shellcheck disable=SC2086  # the options hold several words
-            run python -m espnet_ext.bin.train_ubm --data "dump/${fit_set}" --out "${ubm}" \
-                --num_gaussians "${num_gaussians}" --seed "${seed}" --device "${device}" ${ubm_args}
+            run python -m espnet_ext.bin.train_ubm --data "dump/${fit_set}" --out "${extractor}/ubm" \
+                --num_gaussians "${num_gaussians}" --seed "${seed}" --nj "${processes}" --device "${device}" ${ubm_args}
             # shellcheck disable=SC2086
-            run python -m espnet_ext.bin.train_ivector_extractor --data "dump/${fit_set}" --ubm "${ubm}" \
+            run python -m espnet_ext.bin.train_ivector_extractor --data "dump/${fit_set}" --ubm "${extractor}/ubm" \
                 --out "${extractor}" --dim "${ivector_dim}" --iterations "${ivector_iterations}" --seed "${seed}" \
-                --device "${device}" ${ivector_args}
+                --nj "${processes}" --device "${device}" ${ivector_args}
             for name in ${fit_set} ${test_sets}; do
                 ${embed_cmd} JOB=1:"${nj}" "${exp}/r0/embeddings/${name}/log/embed.JOB.log" \
                     python -m espnet_ext.bin.extract_ivectors --data "dump/${name}" --extractor "${extractor}" \
@@ -160,10 +163,17 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
         before="${exp}/r$((round - 1))" now="${exp}/r${round}"
         if [ ! -s "${now}/report.json" ]; then
             log "-- round ${round} of at most ${max_rounds} --"
-            # shellcheck disable=SC2086  # the option holds several words
-            run python -m espnet_ext.bin.cluster \
-                --embeddings "${before}/embeddings/${fit_set}/embedding.scp" --out "${now}/clusters" \
-                --method "${method}" --num_clusters "${num_clusters}" --num_kmeans "${num_kmeans}" --metric cosine \
+            embeddings="${before}/embeddings/${fit_set}/embedding.scp" clusters="${num_clusters}"
+            if [ -n "${cluster_candidates}" ]; then
+                # shellcheck disable=SC2086  # the options hold several words
+                run python -m espnet_ext.bin.choose_clusters --embeddings "${embeddings}" \
+                    --candidates ${cluster_candidates} --method "${method}" --num_kmeans "${num_kmeans}" \
+                    --device "${device}" --out "${now}/num_clusters"
+                clusters="$(cat "${now}/num_clusters")"
+            fi
+            # shellcheck disable=SC2086
+            run python -m espnet_ext.bin.cluster --embeddings "${embeddings}" --out "${now}/clusters" \
+                --method "${method}" --num_clusters "${clusters}" --num_kmeans "${num_kmeans}" --metric cosine \
                 --seed "${seed}" --device "${device}" ${cluster_args}
             run python -m espnet_ext.bin.pseudo_label --data "dump/${fit_set}" \
                 --clusters "${now}/clusters/utt2cluster" --previous "${before}" --out "${now}" \

@@ -9,9 +9,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --num_gaussians 64 \
     --ubm_args "--full_iterations 0" \
     --ivector_dim 50 \
-    --num_clusters 40 \
+    --cluster_candidates "20 30 40 50 60 80" \
     --num_kmeans 200 \
+    --cluster_args "--restarts 3" \
     --num_dev_utterances 80 \
-    --max_rounds 4 \
+    --max_rounds 3 \
     --train_config conf/train_ecapa.yaml \
     "$@"

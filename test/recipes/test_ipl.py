@@ -1,0 +1,147 @@
+"""The loop of egs2/TEMPLATE/ipl1 on a tiny corpus: no label is read, a killed round goes on, mistakes are one line."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from corpora import TINY, checkout, voice, write
+from watched import error_of, kill_in, run
+
+from espnet_ext.datadir import DataDir, read_scp
+from espnet_ext.spk.embeddings import EmbeddingTable
+
+EXP = "exp/ipl_mfcc_train_ecapa"
+RUN = f"""#!/usr/bin/env bash
+set -euo pipefail
+cd "$(dirname "${{BASH_SOURCE[0]}}")"
+../../TEMPLATE/ipl1/ipl.sh --init mfcc --method ahc --num_kmeans 0 --num_clusters 7 --min_utterances 3 --max_rounds 2 \\
+    --num_dev_utterances 8 --nj 1 --num_bootstrap 10 --stop_stage loop --train_args "{TINY}" "$@"
+"""
+DATA = '#!/usr/bin/env bash\nset -euo pipefail\nexec cp -r "${2}/." data\n'
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Eight unlabelled and four test speakers, with sessions, and noise and rooms for the augmentation."""
+    folder = tmp_path_factory.mktemp("corpüs")
+    for name, speakers in (("train", range(8)), ("test", range(10, 14))):
+        tables = {"wav.scp": {}, "utt2spk": {}, "utt2session": {}}
+        for s in speakers:
+            for u in range(6):
+                utt = f"x{(7 * s + 5 * u) % 89:02d}{s}{u}"
+                write(folder / "wavs" / f"{utt}.wav", voice(10 * s + u, s, 0.8))
+                tables["wav.scp"][utt] = folder / "wavs" / f"{utt}.wav"
+                tables["utt2spk"][utt], tables["utt2session"][utt] = f"s{s}", f"s{s}-{u // 2}"
+        DataDir.write(folder / "data" / name, tables)
+    rng = np.random.default_rng(0)
+    for kind, wav in (("noise", rng.standard_normal(16000)), ("music", rng.standard_normal(16000))):
+        write(folder / f"{kind}.wav", 0.1 * wav)
+        DataDir.write(folder / "data" / kind, {"wav.scp": {kind: folder / f"{kind}.wav"}})
+    write(folder / "rir.wav", np.exp(-np.arange(800) / 100) * rng.standard_normal(800))
+    DataDir.write(folder / "data/rirs", {"wav.scp": {"rir": folder / "rir.wav"}})
+    return folder / "data"
+
+
+def new_recipe(folder, corpus):
+    """A recipe whose stage data copies ``corpus``, in a checkout of its own; that stage has run."""
+    recipe = checkout(folder, "mini_espeak/ipl1") / "egs2/mini_espeak/ipl1"
+    (recipe / "run.sh").write_text(RUN)
+    (recipe / "local/data.sh").write_text(DATA)
+    run(recipe, "--stop_stage", "data", "--corpus", corpus)
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """A recipe that ran undisturbed, with labels for the oracle."""
+    recipe = new_recipe(tmp_path_factory.mktemp("my récipe"), corpus)
+    run(recipe, "--stage", "format")
+    return recipe
+
+
+def read_vectors(recipe, folder):
+    """Embeddings by utterance; paths in embedding.scp start from the recipe's folder."""
+    back = os.getcwd()
+    os.chdir(recipe)
+    try:
+        table = EmbeddingTable.read(f"{EXP}/{folder}/embedding.scp")
+    finally:
+        os.chdir(back)
+    return dict(zip(table.utterances, table.vectors, strict=True))
+
+
+@pytest.mark.timeout(900)
+def test_without_labels_and_killed_it_gives_the_same_embeddings(finished, corpus, tmp_path):
+    """No label of the training set is there; kill -9 in a training and in an embedding; it ends as it would have."""
+    recipe = new_recipe(tmp_path, corpus)
+    for name in ("utt2spk", "spk2utt"):
+        (recipe / "data/train" / name).unlink()
+    run(recipe, "--stage", "format", "--stop_stage", "init")
+    kill_in(recipe, "loop", f"{EXP}/r1/model/checkpoint.pth", True)
+    kill_in(recipe, "loop", f"{EXP}/r1/embeddings/train_unlabelled/parts/*/*.ark", True)
+    assert not (recipe / EXP / "r1/report.json").exists()
+    kill_in(recipe, "loop", f"{EXP}/r2/pseudo_labels", False)
+    told = run(recipe, "--stage", "loop")
+    assert "round 1 of at most 2" not in told and "round 2 of at most 2" in told  # a finished round is not redone
+    for number in (1, 2):
+        assert read_scp(recipe / EXP / f"r{number}/pseudo_labels") == read_scp(
+            finished / EXP / f"r{number}/pseudo_labels"
+        )
+        for name in ("train_unlabelled", "test"):
+            one, two = (read_vectors(r, f"r{number}/embeddings/{name}") for r in (finished, recipe))
+            assert one.keys() == two.keys() and all(np.array_equal(one[utt], two[utt]) for utt in one)
+    blind, seeing = (json.loads((r / EXP / "results.json").read_text())["results"] for r in (recipe, finished))
+    assert [row for row in seeing if not row["metric"].startswith("oracle")] == blind and len(seeing) > len(blind)
+
+
+def test_what_the_student_has_seen(finished):
+    """No true speaker's name in any file of the loop; what was held out is not trained on."""
+    speakers = set(read_scp(finished / "data/train/spk2utt"))
+    for number in (1, 2):
+        folder = finished / EXP / f"r{number}"
+        labels = read_scp(folder / "train/utt2spk")
+        assert not speakers & set(labels.values()) and not labels.keys() & read_scp(folder / "dev/wav.scp").keys()
+        assert {path.name for path in (folder / "train").iterdir()} >= {"wav.scp", "utt2spk", "spk2utt"}
+        assert not (folder / "train/spk2gender").exists() and not (folder / "train/text").exists()
+    assert set(read_scp(finished / "dump/train_unlabelled/utt2spk").values()).isdisjoint(speakers)
+    found = json.loads((finished / EXP / "r2/labels.json").read_text())
+    assert found["round"] == 2 and found["kept"]["sessions"]["per_cluster"] >= 1 and 0 < found["agreement"] <= 1
+
+
+def test_finished_rounds_and_other_options(finished):
+    """The same command finds everything done; another setting is refused; more rounds go on."""
+    stamps = {path: path.stat().st_mtime_ns for path in (finished / EXP).glob("r*/model/*.pth")}
+    told = run(finished, "--stage", "loop")
+    assert "round 1" not in told and "bin.train" not in told
+    said = error_of(finished, "--stage", "loop", "--num_clusters", "5")
+    assert f"{EXP} was made with other settings: num_clusters was 7, is 5; name another --ipl_tag" in said
+    config = finished / "conf/train_ecapa.yaml"
+    text = config.read_text()
+    config.write_text(text + "\n# changed\n")
+    assert "train_config was" in error_of(finished, "--stage", "loop")
+    config.write_text(text)
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--num_clusters 1000", "48 utterances cannot make 1000 clusters"),
+        ("--num_clusters 1", "1 of 1 clusters have 3 utterances or more .* student needs two classes"),
+        ("--min_utterances 40", "0 of 7 clusters have 40 utterances or more"),
+    ],
+)
+def test_a_mistake_is_one_line_and_the_next_start_goes_on(finished, options, message):
+    import re
+
+    tag = re.sub(r"\W+", "_", options)
+    said = error_of(finished, "--stage", "init", "--ipl_tag", tag, *options.split())
+    assert re.search(message, said), said
+    assert not list((finished / f"exp/ipl_{tag}").glob("r1/model/*"))
+
+
+def test_a_start_that_is_none(finished):
+    assert "--init is ivector, upstream, model or mfcc, not 'dino'" in error_of(
+        finished, "--stage", "init", "--init", "dino", "--ipl_tag", "dino"
+    )
