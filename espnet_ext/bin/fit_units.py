@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--iterations", type=int, default=50, help="steps of k-means at most")
     parser.add_argument("--restarts", type=int, default=1, help="k-means runs, of which the best is kept")
     parser.add_argument("--seed", type=int, default=0, help="of the utterances and of k-means")
-    parser.add_argument("--out", required=True, help="folder for quantizer.json and a .npy per layer")
+    parser.add_argument("--out", required=True, help="folder for quantizer.json and a .npz per layer")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
     parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
     return parser

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.audio.io import AudioError
+from espnet_ext.cluster.residual import residual_kmeans
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, FileClip
 from espnet_ext.inference.plan import plan_batches
 from espnet_ext.ssl.features import make_features
 from espnet_ext.ssl.geometry import RATE_HZ
-from espnet_ext.ssl.quantizer import Quantizer, fit_levels
+from espnet_ext.ssl.quantizer import MAX_UNITS, Quantizer
 from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
@@ -160,16 +161,18 @@ def fit_quantizer(
     features = make_features(spec, layers, device)
     if len(num_units) not in (1, len(features.names)):
         raise UserError(f"--num_units: {len(num_units)} numbers for {len(features.names)} layer(s); give one, or each")
+    wrong = [count for count in num_units if not 1 < count <= MAX_UNITS]
+    if wrong:
+        raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
     sample, utterances = sample_frames(data, FrameReader(features, batch_s), max_frames, seed)
     counts = list(num_units) * (len(features.names) if len(num_units) == 1 else 1)
     books, errors = [], {}
     for name, frames, count in zip(features.names, sample, counts, strict=True):
-        book, inertia = fit_levels(frames, count, levels, seed, device, **options)
-        books.append(book)
-        errors[name] = [round(value, 6) for value in inertia]
+        books.append(residual_kmeans(frames, count, levels, seed=seed, device=device, **options))
+        errors[name] = [round(value, 6) for value in books[-1].errors]
         log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
     facts = {"data": str(data.path), "utterances": utterances, "frames": len(sample[0])}
-    facts |= {"seed": seed, "inertia": errors}
+    facts |= {"seed": seed, "mean_squared_distance": errors}
     return Quantizer(spec, features.hop, features.field, features.names, features.layers, books, facts)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_ext.cluster.residual import Codebook
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
 from espnet_ext.ssl.geometry import RATE_HZ
@@ -26,11 +27,10 @@ class Stream:
 
 @dataclass
 class Quantizer:
-    """Centroids of every layer: ``codebooks[i]`` float32 (levels, units, size) belongs to ``layers[i]``.
+    """Centroids of every layer: ``codebooks[i]``, of one level or several (residual k-means), is for ``layers[i]``.
 
-    ``z_0 = argmin_k |x - C_0[k]|^2``, then the same for the rest ``x - C_0[z_0]`` with ``C_1``, and so on: residual
-    k-means; with one level it is k-means. ``features`` is what ``make_features`` takes, ``hop`` and ``field`` its
-    samples per frame; ``facts`` what is worth knowing about the fit.
+    ``features`` is what ``make_features`` takes, ``hop`` and ``field`` its samples per frame; ``facts`` what is worth
+    knowing about the fit.
     """
 
     features: str
@@ -38,7 +38,7 @@ class Quantizer:
     field: int
     names: tuple[str, ...]
     layers: tuple[int | None, ...]
-    codebooks: list[np.ndarray]
+    codebooks: list[Codebook]
     facts: dict = field(default_factory=dict)
 
     @property
@@ -50,9 +50,9 @@ class Quantizer:
     def streams(self) -> list[Stream]:
         """What ``assign`` returns, column by column: the levels of the first layer, then of the second, …"""
         return [
-            Stream(name if len(book) == 1 else f"{name}_q{level}", book.shape[1], layer, level)
+            Stream(name if book.levels == 1 else f"{name}_q{level}", book.centroids.shape[1], layer, level)
             for name, layer, book in zip(self.names, self.layers, self.codebooks, strict=True)
-            for level in range(len(book))
+            for level in range(book.levels)
         ]
 
     @property
@@ -60,31 +60,21 @@ class Quantizer:
         """Sixteen hexadecimal digits that stand for the centroids and where they belong."""
         digest = hashlib.sha256(json.dumps([self.features, self.hop, self.layers]).encode())
         for book in self.codebooks:
-            digest.update(np.ascontiguousarray(book).tobytes())
+            digest.update(book.centroids.tobytes())
         return digest.hexdigest()[:16]
 
     def assign(self, frames: list) -> np.ndarray:
         """Return units (T, streams) uint16 of one utterance: ``frames`` holds (T, D), tensor or array, per layer."""
-        import torch
-
-        from espnet_ext.cluster.kmeans import assign
-
-        columns = []
-        for layer_frames, book in zip(frames, self.codebooks, strict=True):
-            rest = torch.as_tensor(layer_frames)
-            for centroids in book:
-                centres = torch.from_numpy(centroids).to(rest.device)
-                ids = assign(rest, centres, "euclidean")
-                columns.append(ids.cpu().numpy().astype(np.uint16))
-                rest = rest - centres[ids]
-        return np.stack(columns, axis=1)
+        columns = [book.assign(layer_frames) for layer_frames, book in zip(frames, self.codebooks, strict=True)]
+        # Tensors come from a GPU, arrays from features in numpy.
+        columns = [ids if isinstance(ids, np.ndarray) else ids.cpu().numpy() for ids in columns]
+        return np.concatenate(columns, axis=1).astype(np.uint16)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``<name>.npy`` per layer, and ``quantizer.json`` last."""
+        """Write ``<name>.npz`` per layer (``Codebook``), and ``quantizer.json`` last."""
         folder = Path(folder)
         for name, book in zip(self.names, self.codebooks, strict=True):
-            with atomic_write(folder / f"{name}.npy", "wb") as file:
-                np.save(file, book)
+            book.save(folder / f"{name}.npz")
         content = {
             "features": self.features,
             "hop": self.hop,
@@ -103,33 +93,13 @@ class Quantizer:
         folder = Path(folder)
         try:
             content = json.loads((folder / "quantizer.json").read_text(encoding="utf-8"))
-            books = [np.load(folder / f"{name}.npy", allow_pickle=False) for name in content["names"]]
+            names = tuple(content["names"])
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no centroids that fit_units made ({error})") from None
+        books = [Codebook.load(folder / f"{name}.npz") for name in names]
         known = ("features", "hop", "field", "names", "layers", "streams")
         facts = {key: value for key, value in content.items() if key not in known}
         return cls(
-            content["features"], content["hop"], content["field"], tuple(content["names"]), tuple(content["layers"]),
+            content["features"], content["hop"], content["field"], names, tuple(content["layers"]),
             books, facts,
         )  # fmt: skip
-
-
-def fit_levels(
-    x: np.ndarray, num_units: int, levels: int = 1, seed: int = 0, device: str = "cpu", **options
-) -> tuple[np.ndarray, list[float]]:
-    """Return centroids float32 (levels, num_units, D) of frames x (N, D), and each level's mean squared distance.
-
-    options: those of ``espnet_ext.cluster.kmeans.kmeans`` (iterations, restarts, batch_size).
-    """
-    from espnet_ext.cluster.kmeans import kmeans
-
-    if not 1 < num_units <= MAX_UNITS:
-        raise UserError(f"--num_units: {num_units} is not from 2 to {MAX_UNITS}")
-    books, errors = [], []
-    rest = np.asarray(x, dtype=np.float32)
-    for level in range(levels):
-        found = kmeans(rest, num_units, metric="euclidean", seed=seed + level, device=device, **options)
-        books.append(np.asarray(found.centroids, dtype=np.float32))
-        errors.append(float(found.inertia) / len(rest))
-        rest = rest - books[-1][found.labels]
-    return np.stack(books), errors

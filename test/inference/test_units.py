@@ -9,6 +9,7 @@ import torch
 
 from espnet_ext.audio.io import read_audio
 from espnet_ext.bin import fit_units, make_units, score_units
+from espnet_ext.cluster.residual import residual_kmeans
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import ArrayClip
@@ -17,7 +18,7 @@ from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.features import Cepstra, LogMel, deltas, make_features
 from espnet_ext.ssl.hugging_face import write_folder
 from espnet_ext.ssl.quality import folder_quality, phones_at
-from espnet_ext.ssl.quantizer import Quantizer, fit_levels
+from espnet_ext.ssl.quantizer import Quantizer
 from espnet_ext.ssl.units import UnitFolder, read_units
 
 TINY = {
@@ -99,23 +100,18 @@ def test_cepstra_are_liftered():
 
 
 def test_levels():
-    """One level is plain k-means; every further one has a smaller error; ids are those of brute force."""
-    from espnet_ext.cluster.kmeans import kmeans
-
+    """Every level is a stream; ids are those of brute force, for arrays and tensors, whole and in parts."""
     x = np.random.default_rng(0).standard_normal((400, 5)).astype(np.float32)
-    books, errors = fit_levels(x, 8, levels=4, seed=3)
-    plain = kmeans(x, 8, metric="euclidean", seed=3)
-    np.testing.assert_allclose(books[0], plain.centroids, atol=1e-6)
-    assert errors == sorted(errors, reverse=True) and len(books) == 4
-    quantizer = Quantizer("mfcc", 160, 400, ("mfcc",), (None,), [books])
+    book = residual_kmeans(x, 8, levels=4, seed=3)
+    quantizer = Quantizer("mfcc", 160, 400, ("mfcc",), (None,), [book])
     ids = quantizer.assign([x])
     rest = x.astype(np.float64)
     for level in range(4):
-        nearest = ((rest[:, None] - books[level][None].astype(np.float64)) ** 2).sum(axis=2).argmin(axis=1)
+        nearest = ((rest[:, None] - book.centroids[level][None].astype(np.float64)) ** 2).sum(axis=2).argmin(axis=1)
         assert (nearest == ids[:, level]).mean() > 0.99  # a tie in the last bits may fall either way
-        rest = rest - books[level][ids[:, level]]
-        np.testing.assert_allclose((rest**2).sum(axis=1).mean(), errors[level], rtol=1e-4)
+        rest = rest - book.centroids[level][ids[:, level]]
     assert [stream.name for stream in quantizer.streams] == ["mfcc_q0", "mfcc_q1", "mfcc_q2", "mfcc_q3"]
+    assert ids.dtype == np.uint16
     np.testing.assert_array_equal(quantizer.assign([torch.from_numpy(x)]), ids)
     np.testing.assert_array_equal(np.concatenate([quantizer.assign([x[:150]]), quantizer.assign([x[150:]])]), ids)
 
@@ -130,7 +126,7 @@ def test_from_cepstra_to_quality(place, tmp_path, capsys):
     assert list(found) == data.utterances
     for utt in data.utterances:
         frames = Cepstra()([read_audio(data.wav_scp[utt])])[0][0]
-        distance = ((frames[:, None] - quantizer.codebooks[0][0]) ** 2).sum(axis=2)
+        distance = ((frames[:, None] - quantizer.codebooks[0].centroids[0]) ** 2).sum(axis=2)
         assert found[utt].shape == (len(frames), 1) and (distance.argmin(axis=1) == found[utt][:, 0]).mean() > 0.99
         assert len(frames) == UnitFolder.read(tmp_path / "u").labels(data.num_samples(utt))
     for shard in ("2/2", "1/2"):
@@ -149,7 +145,9 @@ def test_from_cepstra_to_quality(place, tmp_path, capsys):
     call(score_units, "--data", data.path, "--units", "one", tmp_path / "u", "--out", tmp_path / "s")
     assert f"{quality['pnmi']:.4f}" in capsys.readouterr().out
     results = json.loads((tmp_path / "s" / "results.json").read_text())["results"]
-    assert {"metric": "pnmi", "value": quality["pnmi"]}.items() <= next(r for r in results if r["metric"] == "pnmi").items()
+    assert {"metric": "pnmi", "value": quality["pnmi"]}.items() <= next(
+        r for r in results if r["metric"] == "pnmi"
+    ).items()
 
 
 def test_layers_of_an_encoder(place, tmp_path):
@@ -226,9 +224,7 @@ def test_what_is_wrong_is_named(place, tmp_path, capsys):
         fit_units, *fit, "--features", spec, "--layers", 3, "--num_units", 4
     )
     assert "give at least one" in error_of(fit_units, *fit, "--features", spec, "--num_units", 4)
-    assert "features mfcc have none" in error_of(
-        fit_units, *fit, "--features", "mfcc", "--layers", 1, "--num_units", 4
-    )
+    assert "features mfcc have none" in error_of(fit_units, *fit, "--features", "mfcc", "--layers", 1, "--num_units", 4)
     assert "--num_units" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 4, 5)
     assert "clusters from" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 60000)
     assert "no centroids" in error_of(
