@@ -101,14 +101,13 @@ def _model(args, shard):
 
 def _upstream(args, shard):
     """As ``_model``, for one layer of a pretrained encoder."""
-    from espnet_ext.inference.speaker_frames import open_upstream
     from espnet_ext.inference.spk import check_device, spread_device
-    from espnet_ext.inference.zero_shot import ZeroShotEmbedder, identity
+    from espnet_ext.inference.zero_shot import open_zero_shot
 
     device = spread_device(check_device(args.device), shard)
-    upstream, layers = open_upstream(args.upstream), [args.layer]
     options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
-    return identity(upstream, layers, args.max_window_s), lambda: ZeroShotEmbedder(upstream, layers, device, **options)
+    model_id, embedder, _ = open_zero_shot(args.upstream, [args.layer], device, **options)
+    return model_id, lambda: embedder
 
 
 if __name__ == "__main__":

@@ -101,18 +101,12 @@ def _layers(text):
 
 def _encoder(args, layers):
     """Return what makes (id, embedder), the length of every layer's vector, and the layers' names."""
-    from espnet_ext.inference.speaker_frames import open_upstream
     from espnet_ext.inference.spk import check_device
-    from espnet_ext.inference.zero_shot import ZeroShotEmbedder, identity
+    from espnet_ext.inference.zero_shot import open_zero_shot
 
-    device = check_device(args.device)
-    upstream = open_upstream(args.model)
     options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}
-    embedder = ZeroShotEmbedder(upstream, layers, device, **options)
-    model_id = identity(upstream, layers, args.max_window_s)
-    chosen = range(upstream.num_layers) if layers is None else layers
-    names = [str(layer % upstream.num_layers) for layer in chosen]
-    return lambda: (model_id, lambda: embedder), embedder.sizes, names
+    model_id, embedder, chosen = open_zero_shot(args.model, layers, check_device(args.device), **options)
+    return lambda: (model_id, lambda: embedder), embedder.sizes, [str(layer) for layer in chosen]
 
 
 def _extract(args, data, out, make):

@@ -1,11 +1,13 @@
 """Zero-shot embeddings: mean and deviation over time of the layers of a pretrained encoder, nothing trained."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from espnet_ext.inference.speaker_frames import open_upstream
 from espnet_ext.inference.spk import SpeakerEmbedder
 from espnet_ext.spk.model import exact_convolutions
 from espnet_ext.upstream.layers import check_layer
@@ -71,11 +73,33 @@ class ZeroShotEmbedder(SpeakerEmbedder):
         return joined
 
 
-def identity(upstream: torch.nn.Module, layers: Sequence[int] | None, max_window_s: float) -> str:
+def open_zero_shot(
+    spec: str, layers: Sequence[int] | None = None, device: str = "cpu", max_window_s: float = 60.0, **options
+) -> tuple[str, ZeroShotEmbedder, list[int]]:
+    """Open an encoder for its ``layers`` (None: all); those beyond the last one are not computed.
+
+    Returns what stands for it in a work folder (see ``identity``), the embedder, and the layers counted from 0.
+    """
+    upstream = open_upstream(spec)
+    for layer in layers or []:
+        check_layer(layer, upstream.num_layers, "the zero-shot embedding")
+    chosen = [layer % upstream.num_layers for layer in (range(upstream.num_layers) if layers is None else layers)]
+    known = identity(upstream, chosen, max_window_s)
+    if hasattr(upstream, "forget_after"):
+        upstream.forget_after(max(chosen))
+    return known, ZeroShotEmbedder(upstream, chosen, device, max_window_s=max_window_s, **options), chosen
+
+
+def identity(upstream: torch.nn.Module, layers: Sequence[int], max_window_s: float) -> str:
     """Changes whenever the vectors could: by the encoder's tensors and settings, the layers and the window."""
-    digest = hashlib.sha256(f"{type(upstream).__name__} {getattr(upstream, 'normalize', None)}".encode())
+    # Heads and strides cannot be seen in weights; where the weights came from does not matter.
+    inner = getattr(upstream, "upstream", None)
+    settings = getattr(upstream, "config", None) or getattr(inner, "config", None) or {}
+    settings = settings.to_dict() if hasattr(settings, "to_dict") else settings
+    settings = {key: value for key, value in settings.items() if not key.startswith("_")}
+    known = [type(upstream).__name__, getattr(upstream, "normalize", getattr(inner, "normalize", None)), settings]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True, default=str).encode())
     for name, value in sorted(upstream.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    chosen = "all" if layers is None else ",".join(map(str, layers))
-    return f"zero-shot 1 {digest.hexdigest()} layers {chosen} window {max_window_s:g}"
+    return f"zero-shot 1 {digest.hexdigest()} layers {','.join(map(str, layers))} window {max_window_s:g}"

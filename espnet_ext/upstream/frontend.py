@@ -82,13 +82,25 @@ class UpstreamFrontend(AbsFrontend):
             return self.run(input, lengths if padded else None), frames
 
     def _by_length(self, wav: torch.Tensor, lengths: torch.Tensor, frames: torch.Tensor) -> list[torch.Tensor]:
-        size = (wav.size(0), int(frames.max()), self.output_size())
-        layers = [wav.new_zeros(size) for _ in range(self.num_layers)]
+        layers: list[torch.Tensor] = []
         for length in lengths.unique().tolist():
             rows = lengths == length
-            for layer, part in zip(layers, self.run(wav[rows, :length], None), strict=True):
+            parts = self.run(wav[rows, :length], None)
+            layers = layers or [wav.new_zeros(len(wav), int(frames.max()), part.size(2)) for part in parts]
+            for layer, part in zip(layers, parts, strict=True):
                 layer[rows, : part.size(1)] = part.to(layer.dtype)
         return layers
+
+    def forget_after(self, layer: int) -> None:
+        """Drop what only layers beyond ``layer`` need, for good: they are no longer computed, and there is no sum."""
+        check_layer(layer, self.num_layers, "the encoder")
+        blocks = self.blocks()
+        # One more than is needed: the last output of all may have passed the final layer norm.
+        del blocks[layer % self.num_layers + 1 :]
+
+    @abstractmethod
+    def blocks(self) -> torch.nn.ModuleList:
+        """Return the transformer layers."""
 
     @abstractmethod
     def convolutions(self) -> list[tuple[int, int]]:

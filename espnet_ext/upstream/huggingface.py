@@ -55,6 +55,10 @@ class HuggingFaceFrontend(UpstreamFrontend):
         """Return the number of features per frame."""
         return self.upstream.config.hidden_size
 
+    def blocks(self) -> torch.nn.ModuleList:
+        """Return the transformer layers."""
+        return self.upstream.encoder.layers
+
     def convolutions(self) -> list[tuple[int, int]]:
         """Return (kernel, stride) of the convolutions over the waveform, first to last."""
         config = self.upstream.config
@@ -143,7 +147,9 @@ def _config_of(model: str) -> Any:
 
     local = model.startswith((".", "/", "~")) or model.count("/") > 1
     if local and not os.path.isdir(os.path.expanduser(model)):
-        raise UserError(f"frontend_conf of huggingface: there is no folder {model}")
+        recipe, made_here, _ = model.partition("/exp/")
+        how = f"; ./run.sh in {recipe} makes it" if made_here else ""
+        raise UserError(f"frontend_conf of huggingface: there is no folder {model}{how}")
     with _explained(model):
         return _prepare(_cache_first(AutoConfig, model))
 

@@ -56,7 +56,7 @@ class S3prlFrontend(EspnetS3prlFrontend):
             raise UserError(f"frontend_conf of s3prl: {name!r} is no upstream of s3prl; near it are {near}")
         if layer != -1 and multilayer_feature:
             raise UserError("frontend_conf of s3prl: layer takes one layer, multilayer_feature all of them; choose one")
-        _check_file(conf.get("path_or_url"))
+        _check_file(conf.get("path_or_url"), name)
         try:
             super().__init__(fs, conf, download_dir, multilayer_feature, layer)
         except OSError as error:
@@ -131,9 +131,14 @@ def open_s3prl(name: str, layer: int | None = None, normalize: bool = False, **o
     return S3prlFrontend(frontend_conf=conf, **how, **{"freeze": True, **options})
 
 
-def _check_file(path: str | None) -> None:
+def _check_file(path: str | None, name: str) -> None:
     """Refuse a checkpoint that would run code in s3prl: one of its pickles, or of the settings that it evaluates."""
-    if path is None or not os.path.isfile(path):
+    if path is None or path.startswith("http"):
+        return
+    looks_local = path.startswith((".", "/", "~")) or not name.startswith("hf_")
+    if looks_local and not os.path.exists(path):
+        raise UserError(f"frontend_conf of s3prl: cannot get the checkpoint of {name}: there is no {path}")
+    if not os.path.isfile(path):
         return
     from espnet_ext.upstream.checkpoint import load_safely, plain
 

@@ -64,6 +64,10 @@ class TorchaudioFrontend(UpstreamFrontend):
         """Return the number of features per frame."""
         return self.upstream.encoder.feature_projection.projection.out_features
 
+    def blocks(self) -> torch.nn.ModuleList:
+        """Return the transformer layers."""
+        return self.upstream.encoder.transformer.layers
+
     def convolutions(self) -> list[tuple[int, int]]:
         """Return (kernel, stride) of the convolutions over the waveform, first to last."""
         return [(block.kernel_size, block.stride) for block in self.upstream.feature_extractor.conv_layers]

@@ -96,7 +96,7 @@ def test_identity_follows_weights_layers_and_window(encoder, tmp_path):
     one = load_upstream(encoder)
     known = identity(one, [1], 60.0)
     assert identity(load_upstream(encoder), [1], 60.0) == known
-    others = [identity(one, [2], 60.0), identity(one, None, 60.0), identity(one, [1], 30.0)]
+    others = [identity(one, [2], 60.0), identity(one, [1, 2], 60.0), identity(one, [1], 30.0)]
     others.append(identity(load_upstream(encoder, normalize=False), [1], 60.0))
     with torch.no_grad():
         one.upstream.encoder.layers[0].final_layer_norm.bias[0] += 1e-6

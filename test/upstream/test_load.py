@@ -186,6 +186,19 @@ def test_one_hot_weights_are_the_single_layer(checkpoints, loader, normalize_lay
             load_upstream(spec, layer=wrong)
 
 
+@pytest.mark.parametrize(("loader", "family", "large"), [kind for kind in KINDS if kind[0] in ("hf", "torchaudio")])
+def test_layers_that_nobody_asks_for_are_not_computed(checkpoints, loader, family, large):
+    spec = checkpoints[family, large][loader]
+    wav, samples = waves(3000, 2000)
+    expected, _ = load_upstream(spec).hidden_states(wav, samples)
+    for layer, left in ((0, 1), (1, 2), (-2, 3), (3, 3)):
+        encoder = load_upstream(spec)
+        encoder.forget_after(layer)
+        assert len(encoder.blocks()) == left and encoder.num_layers == 4
+        hidden, _ = encoder.layers(wav, samples)
+        torch.testing.assert_close(torch.stack(hidden[: layer % 4 + 1]), expected[: layer % 4 + 1], rtol=0, atol=0)
+
+
 def test_weights_in_a_folder_of_hugging_face_stand_for_the_folder(checkpoints):
     folder = checkpoints["hubert", False]["hf"].removeprefix("hf:")
     wav, samples = waves(1500)
@@ -306,6 +319,9 @@ def test_errors_are_one_line(checkpoints, tmp_path, monkeypatch):
         ("hf:nobody/no-such-model", "hf download nobody/no-such-model"),
         ("torchaudio:HUBERT_BASIS", "it has .*HUBERT_BASE"),
         ("s3prl:wavlm_larg", "near it are wavlm_large"),
+        (f"s3prl:wavlm_local:{tmp_path}/none.pt", "there is no .*none.pt"),
+        (f"s3prl:hf_hubert_custom:{tmp_path}/none", "there is no .*none"),
+        ("hf:../ssl1/exp/ssl_train_hubert/hf", r"./run.sh in ../ssl1 makes it"),
         (tmp_path / "no_config.pt", "no published model; write .*no_config.json"),
         (tmp_path / "no_encoder.pt", "no encoder that is known"),
         (tmp_path / "list.pt", "holds a list"),
