@@ -12,6 +12,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --cluster_candidates "20 30 40 50 60 80" \
     --num_kmeans 200 \
     --cluster_args "--restarts 3" \
+    --min_utterances 15 \
     --num_dev_utterances 80 \
     --max_rounds 3 \
     --train_config conf/train_ecapa.yaml \
