@@ -164,12 +164,14 @@ def probe_layers(encoder: torch.nn.Module, data: ProbeData, device: str, batch_s
         if num_phones:
             if not count[layer]:
                 raise UserError(f"{data.test.data.path}/utt2phones: no frame has a phone")
-            row["phone"] = 100 * right[layer] / count[layer]
+            row["phone"] = float(100 * right[layer] / count[layer])
         if "speaker" in data.probes:
             row["speaker"] = speaker_accuracy({utt: vectors[layer] for utt, vectors in of_train.items()}, data)
         if "eer" in data.probes:
             mean = np.mean([vectors[layer] for vectors in of_train.values()], axis=0)
-            row["eer"] = 100 - 100 * trial_eer({utt: v[layer] - mean for utt, v in of_test.items()}, data.test.data)
+            row["eer"] = 100 - 100 * float(
+                trial_eer({utt: v[layer] - mean for utt, v in of_test.items()}, data.test.data)
+            )
     return rows
 
 
