@@ -17,6 +17,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", required=True, help="folder for config.json, preprocessor_config.json, model.safetensors"
     )
+    parser.add_argument("--s3prl", metavar="FILE", help="write s3prl's file too, for s3prl:hubert_local:FILE")
     return parser
 
 
@@ -24,12 +25,16 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_ext.inference.ssl import load_encoder
+    from espnet_ext.inference.ssl import load_pretraining
+    from espnet_ext.ssl.geometry import RATE_HZ
     from espnet_ext.ssl.hugging_face import parameters_of, write_folder
+    from espnet_ext.ssl.s3prl_format import write_s3prl
 
-    encoder, conf = load_encoder(args.exp, args.model_file)
-    write_folder(encoder, conf, args.out)
-    print(f"{args.out}: {parameters_of(encoder) / 1e6:.2f} M weights, layers 0 to {encoder.num_layers - 1}")
+    model, conf = load_pretraining(args.exp, args.model_file)
+    if args.s3prl:
+        write_s3prl(model, conf, RATE_HZ / model.encoder.geometry.hop, args.s3prl)
+    write_folder(model.encoder, conf, args.out)
+    print(f"{args.out}: {parameters_of(model.encoder) / 1e6:.2f} M weights, layers 0 to {model.encoder.num_layers - 1}")
 
 
 if __name__ == "__main__":

@@ -114,8 +114,8 @@ class HubertPretraining(AbsESPnetModel):
         if not torch.isfinite(loss):
             raise UserError(
                 f"the loss is {float(loss.detach())} on utterance(s) {', '.join(utt_id) or 'without names'}; the "
-                "checkpoint of the last epoch is kept. Listen to them, or lower the learning rate (optim_conf: lr), and give the "
-                "same command again"
+                "checkpoint of the last epoch is kept. Listen to them, or lower the learning rate (optim_conf: lr), "
+                "and give the same command again"
             )
         return loss, stats, count.to(loss.dtype)
 

@@ -124,12 +124,17 @@ def test_a_tiny_model_learns(corpus, tmp_path, capsys):
     ids = np.concatenate([read_units(place) for place in read_scp(corpus / "dev_units" / "units.scp").values()])
     majority = np.bincount(ids[:, 0]).max() / len(ids)
     assert max(accuracy) > majority + 0.1, (accuracy, majority)
-    assert export(["--exp", str(tmp_path / "e"), "--out", str(tmp_path / "hf")]) == 0
+    s3prl = tmp_path / "hubert.pt"
+    assert export(["--exp", str(tmp_path / "e"), "--out", str(tmp_path / "hf"), "--s3prl", str(s3prl)]) == 0
     from espnet_ext.upstream.load import load_upstream
 
     upstream = load_upstream(f"hf:{tmp_path / 'hf'}").eval()
     states, frames = upstream.hidden_states(torch.randn(2, 8000), torch.tensor([8000, 5000]))
     assert states.shape == (3, 2, 24, 32) and frames.tolist() == [24, 15]
+    by_s3prl = load_upstream(f"s3prl:hubert_local:{s3prl}").eval()
+    wav = torch.randn(1, 8000)
+    one, other = (up.hidden_states(wav, torch.tensor([8000]))[0][-1, 0] for up in (upstream, by_s3prl))
+    torch.testing.assert_close(one, other[: len(one)], atol=1e-4, rtol=0)
 
 
 def test_two_folders_and_three_streams(corpus, tmp_path, capsys):
