@@ -6,7 +6,7 @@ above the peer's final one; the note says by how much the inertias differ in the
 
 - embeddings: unit vectors of speakers with spread around each (five speakers per cluster, so no clustering is exact).
 - frames: 768-d with strong correlations, as layers of HuBERT have; MiniBatchKMeans with fairseq's settings
-  (examples/hubert/simple_kmeans: k-means++, batch 10,000, at most 100 passes, tol 0, 100 steps without gain, 20 starts).
+  (examples/hubert/simple_kmeans: batch 10,000, at most 100 passes, tol 0, 100 steps without gain, 20 starts).
 
 ``CLUSTER_SCALE=0.1 python benchmarks/run.py bench_cluster`` runs a tenth of everything.
 """
@@ -121,9 +121,9 @@ def peer_agglomeration(size: dict):
     return {"seconds": seconds, "labels": labels.tolist()}
 
 
-def call(name: str, **arguments):
+def call(function: str, **arguments):
     """One measured process: its own result, with the peak of its memory."""
-    found = measure(f"{__file__}:{name}", **arguments)
+    found = measure(f"{__file__}:{function}", **arguments)
     return found.result | {"peak_mb": found.peak_mb}
 
 

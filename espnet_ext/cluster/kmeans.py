@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from espnet_ext.cluster.minibatch import SLACK, MiniBatch
+from espnet_ext.cluster.relocate import relocated
 from espnet_ext.cluster.search import Rows, Search
 from espnet_ext.cluster.seeds import plus_plus
 from espnet_ext.cluster.vectors import ROWS_AT_ONCE, as_unit, sums_of, to_vectors
 from espnet_ext.errors import UserError
 
-SEED_SAMPLE = 128  # vectors per centroid that the start is drawn from
-WARM_SAMPLE = 256  # vectors per centroid of the first, smaller Lloyd steps; then four times as many, and so on
-WARM_ITERATIONS = 10
+SAMPLE = 128  # vectors per centroid: the start is drawn from so many, and improved on them; then on 8 times as many
+SAMPLE_ITERATIONS = 10
+RELOCATIONS = 6  # rounds of relocation on the sample
 POOL = 20_000  # vectors among which those for empty clusters are looked for
 
 
@@ -51,9 +52,10 @@ def kmeans(
 ) -> KMeans:
     """Cluster the rows of ``x (N, D)`` into ``k`` clusters, 1 to N.
 
-    The start is k-means++ on a sample, the first steps are Lloyd's on growing samples (where N is many times k), the
-    rest Lloyd's on all vectors. A cluster that loses all its vectors gets one of those that lie farthest from their
-    centroids. ``labels`` and ``inertia`` are exact for the ``centroids`` that are returned (see ``search``).
+    The start is greedy k-means++ on a sample, improved there by Lloyd's steps and relocations (see ``relocate``) where
+    N is many times k; the rest are Lloyd's steps on all vectors. A cluster that loses all its vectors gets one of
+    those that lie farthest from their centroids. ``labels`` and ``inertia`` are exact for the ``centroids`` that are
+    returned (see ``search``).
 
     Args:
         metric: ``cosine``: spherical k-means, vectors and centroids have length 1; or ``euclidean``.
@@ -143,22 +145,30 @@ class _Run:
         return self.rows[torch.from_numpy(chosen).to(self.rows.wide.device)]
 
     def warm_up(self) -> None:
-        """Start with k-means++ and Lloyd's steps on growing samples."""
-        sample = self.sample(SEED_SAMPLE * self.k)
+        """Start with k-means++ on a sample; where that is a small part, improve it there and on larger samples."""
+        size = SAMPLE * self.k
+        sample = self.sample(size)
         vectors = sample.vectors.contiguous()
         self.centres = self.settle(vectors[plus_plus(vectors, self.k, self.rng)])
-        size = WARM_SAMPLE * self.k
+        self.sampled = 2 * size <= len(self.rows)
         while 2 * size <= len(self.rows):
-            _Lloyd(self, self.sample(size)).steps(WARM_ITERATIONS, 10 * self.tolerance)
-            size *= 4
+            lloyd = _Lloyd(self, sample)
+            lloyd.steps(SAMPLE_ITERATIONS, 10 * self.tolerance)
+            if size == SAMPLE * self.k:
+                lloyd.relocations(RELOCATIONS, SAMPLE_ITERATIONS // 2, 10 * self.tolerance)
+            size *= 8
+            sample = self.sample(size) if 2 * size <= len(self.rows) else None
 
     def settle(self, shifted: torch.Tensor) -> torch.Tensor:
         """Centroids from means less the shift."""
         return as_unit(shifted + self.rows.shift, self.metric)
 
     def lloyd(self, iterations: int) -> None:
-        """Lloyd's steps on all rows."""
-        _Lloyd(self, self.rows).steps(iterations, self.tolerance, self.note)
+        """Lloyd's steps on all rows, and relocations where the start was not made good on a sample."""
+        lloyd = _Lloyd(self, self.rows)
+        lloyd.steps(iterations, self.tolerance, self.note)
+        if not self.sampled:
+            lloyd.relocations(RELOCATIONS // 2, iterations - len(self.history), self.tolerance, self.note)
 
     def note(self, value: float) -> None:
         """Keep, and say, the inertia of an iteration."""
@@ -191,13 +201,30 @@ class _Lloyd:
         self.squares = float(rows.length.double().square().sum())
         self.labels = self.sums = self.counts = None
 
+    def relocations(self, rounds: int, iterations: int, tolerance: float, note=lambda value: None) -> None:
+        """Move centroids to where they gain more, and step, while that lowers the inertia; then stay with the best."""
+        for _ in range(rounds):
+            before, centres = self.value, self.run.centres
+            means = self.sums / self.counts.clamp(min=1)[:, None]
+            moved = relocated(self.rows, self.labels, means, self.counts, self.run.rng) if iterations > 1 else None
+            if moved is None:
+                return
+            self.run.centres = self.run.settle(moved.float())
+            values = []
+            self.steps(iterations, tolerance, values.append)
+            if self.value >= (1 - tolerance) * before:
+                self.run.centres = centres
+                return
+            for value in values:
+                note(value)
+
     def steps(self, iterations: int, tolerance: float, note=lambda value: None) -> None:
         """Assign and average until the inertia (``note`` gets it) falls by less than ``tolerance`` of it."""
         before = np.inf
         for _ in range(iterations):
             centres = self.run.centres
             self.relabel(Search(centres, self.rows.shift).nearest(self.rows, slack=SLACK))
-            value = self.inertia(centres)
+            self.value = value = self.inertia(centres)
             note(value)
             empty = (self.counts == 0).nonzero()[:, 0]
             means = self.sums / self.counts.clamp(min=1)[:, None]

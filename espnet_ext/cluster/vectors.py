@@ -50,7 +50,7 @@ def as_unit(centres: torch.Tensor, metric: str) -> torch.Tensor:
 def sums_of(vectors: torch.Tensor, labels: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Sums ``(k, D)`` and counts ``(k,)`` of the vectors of every label, in float64, the same at every call."""
     sums = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    with deterministic():
+    with deterministic() if vectors.is_cuda else contextlib.nullcontext():
         for part, label in zip(vectors.split(ROWS_AT_ONCE), labels.split(ROWS_AT_ONCE), strict=True):
             sums.index_add_(0, label, part.double())
     return sums, torch.bincount(labels, minlength=k).double()

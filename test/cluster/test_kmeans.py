@@ -88,14 +88,14 @@ def test_a_seed_decides_and_the_settings_of_training_do_not_matter():
 
 
 def test_best_of_several_starts():
-    x, _ = blobs(k=30, per=20, dim=3)
+    x, _ = blobs(k=30, per=20, dim=6, spread=6.0)
     alone = [kmeans(x, 30, "euclidean", seed=seed).inertia for seed in range(4)]
     assert kmeans(x, 30, "euclidean", restarts=4).inertia == min(alone) < max(alone)
 
 
 def test_warm_up_on_samples_ends_where_all_rows_do(monkeypatch):
     x, truth = blobs(k=6, per=600, dim=5)
-    monkeypatch.setattr(room, "WARM_SAMPLE", 20)
+    monkeypatch.setattr(room, "SAMPLE", 20)
     assert nmi(kmeans(x, 6, "euclidean", restarts=3).labels, truth) == pytest.approx(1)
 
 
