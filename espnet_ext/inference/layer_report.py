@@ -1,5 +1,6 @@
 """What ``layer_probe`` leaves behind: a table, ``RESULTS.md``, ``results.json`` and the curve over the layers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,21 +16,26 @@ def table(results: Sequence[Result]) -> str:
     """Markdown: a row per layer, EER in per cent by system, the interval and minDCF of the best-known one."""
     systems = [name for name in (RAW, CENTRED, SCALED) if any(one.where["system"] == name for one in results)]
     main = CENTRED if CENTRED in systems else RAW
-    columns = ["layer", *(f"EER % {name}" for name in systems), f"95 % ({main})", f"minDCF .05 ({main})"]
+    resampled = any(one.ci is not None for one in results)
+    intervals = [f"95 % ({main})"] if resampled else []
+    columns = ["layer", *(f"EER % {name}" for name in systems), *intervals, f"minDCF .05 ({main})"]
     rows = []
     for layer in layers_of(results):
         found = {(one.where["system"], one.metric): one for one in results if one.where["layer"] == layer}
-        interval = found[main, "eer"].ci
-        known = interval is not None and interval[0] == interval[0]
         rows.append(
             [
                 layer,
                 *(f"{100 * found[name, 'eer'].value:.2f}" for name in systems),
-                f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if known else "–",
+                *([_interval(found[main, "eer"].ci)] if resampled else []),
                 f"{found[main, 'min_dcf_0.05'].value:.4f}",
             ]
         )
     return markdown_table(columns, rows)
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    known = ends is not None and not math.isnan(ends[0])
+    return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f}" if known else "–"
 
 
 def layers_of(results: Sequence[Result]) -> list[str]:

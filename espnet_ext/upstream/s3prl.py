@@ -123,10 +123,12 @@ class S3prlFrontend(EspnetS3prlFrontend):
         return layers, frames
 
 
-def open_s3prl(name: str, layer: int | None = None, normalize: bool = False, **options) -> S3prlFrontend:
+def open_s3prl(name: str, layer: int | None = None, normalize: bool | None = None, **options) -> S3prlFrontend:
     """Return the upstream ``NAME``, or ``NAME:CHECKPOINT`` for those that read a file; see ``load_upstream``."""
+    if normalize is not None:
+        raise UserError(f"s3prl:{name} normalises waveforms as its checkpoint says; leave normalize out")
     name, _, checkpoint = name.partition(":")
-    conf = {"upstream": name, "normalize": normalize} | ({"path_or_url": checkpoint} if checkpoint else {})
+    conf = {"upstream": name} | ({"path_or_url": checkpoint} if checkpoint else {})
     how = {"multilayer_feature": True} if layer is None else {"layer": layer}
     return S3prlFrontend(frontend_conf=conf, **how, **{"freeze": True, **options})
 

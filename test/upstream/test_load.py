@@ -131,6 +131,19 @@ def test_the_same_weights_give_the_same_layers(checkpoints, loader, family, larg
         torch.testing.assert_close(two[:, row, :a], one[:, row, :a], rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("loader", "family", "large"), KINDS)
+def test_a_gpu_gives_the_same_layers(checkpoints, loader, family, large):
+    encoder = load_upstream(checkpoints[family, large][loader]).eval()
+    wav, samples = waves(6000, 3001, 1700)
+    expected, frames = encoder.hidden_states(wav, samples)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        hidden, counts = encoder.cuda().hidden_states(wav.cuda(), samples.cuda())
+    assert counts.tolist() == frames.tolist()
+    for row, count in enumerate(frames):
+        torch.testing.assert_close(hidden[:, row, :count].cpu(), expected[:, row, :count], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("loader", "family", "large"), KINDS)
 def test_padding_and_batch_change_nothing(checkpoints, loader, family, large):
     encoder = load_upstream(checkpoints[family, large][loader]).eval()
