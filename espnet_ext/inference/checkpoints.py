@@ -11,12 +11,6 @@ import torch
 from espnet_ext.errors import UserError
 from espnet_ext.inference.units import identity_of
 
-HELP = (
-    "what load_upstream takes (hf:ID_OR_FOLDER, s3prl:NAME, torchaudio:PIPELINE, a checkpoint file), the folder of a "
-    "training of task ssl (its random initialisation and every checkpoint in it), or init:SPEC, an encoder of that "
-    "shape with random weights"
-)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -53,7 +47,12 @@ class Checkpoint:
 
 
 def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
-    """Return the encoders that ``specs`` name, see ``HELP``; a run's in the order of their steps."""
+    """Return the encoders that ``specs`` name.
+
+    A spec is what ``load_upstream`` takes (hf:ID_OR_FOLDER, s3prl:NAME, torchaudio:PIPELINE, a checkpoint file), the
+    folder of a training (every checkpoint in it by its steps, and of task ``ssl`` the random initialisation first), or
+    init:SPEC, an encoder of that shape with random weights.
+    """
     found: list[Checkpoint] = []
     for spec in specs:
         path = Path(spec).expanduser()
@@ -76,6 +75,7 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
 def _of_run(folder: Path) -> list[Checkpoint]:
     """Random initialisation, and what was kept: by ``rank_conf: {keep: true}`` at steps, by ESPnet after epochs."""
     from espnet_ext.train.rank import kept_steps
+    from espnet_ext.zoo.yaml_file import load_yaml
 
     steps = list(kept_steps(folder))
     epochs = sorted(
@@ -87,7 +87,7 @@ def _of_run(folder: Path) -> list[Checkpoint]:
     found = {one.step if one.step is not None else one.name: one for one in map(_of_file, epochs)}
     # Weights that were kept at the end of an epoch are there twice; the epoch's knows its loss.
     found = {one.step: one for one in map(_of_file, steps)} | found
-    if 0 not in found:
+    if 0 not in found and load_yaml(folder / "config.yaml").get("preprocessor") == "units":
         found = {0: Checkpoint("init", f"init:{folder}", 0, 0)} | found
     return sorted(found.values(), key=lambda one: (one.step is None, one.step or 0, one.epoch or 0))
 

@@ -19,9 +19,9 @@ def save_rank_plot(path: str | os.PathLike, panels: Mapping[str, Sequence[dict]]
         for layer in layers:
             own = [row for row in rows if row["layer"] == layer]
             x = [row["step"] if known else names.index(row["checkpoint"]) for row in own]
+            style = "--" if layer == 0 and len(layers) > 1 else "-"
             axis.plot(x, [row["rankme_t"] for row in own], marker="o", color=_colour(layer, layers), markersize=3.5,
-                      linewidth=1.5, linestyle="--" if layer == 0 and len(layers) > 1 else "-",
-                      label=f"layer {layer}")  # fmt: skip
+                      linewidth=1.5, linestyle=style if known else "", label=f"layer {layer}")  # fmt: skip
         if known:
             axis.set_xlabel("Steps")
         else:

@@ -29,7 +29,8 @@ def pooled(hidden: torch.Tensor, frames: torch.Tensor, pool: str = "sum") -> tor
     What lies behind the end is left out after the layer: norms and biases make padding non-zero.
     """
     behind = torch.arange(hidden.size(1), device=hidden.device)[None] >= frames[:, None]
-    total = hidden.masked_fill(behind[..., None], 0.0).sum(dim=1, dtype=torch.float64)
+    precision = torch.float32 if hidden.device.type == "mps" else torch.float64  # Apple's GPUs know no float64
+    total = hidden.masked_fill(behind[..., None], 0.0).sum(dim=1, dtype=precision)
     return total / frames[:, None] if pool == "mean" else total
 
 
@@ -197,6 +198,8 @@ class RankMonitor:
         if path.is_file() and step:
             with open(path, encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+            if rows and rows[-1]["list"] != self.list.checksum:
+                log.warning("%s: earlier steps were measured on another list; their ranks do not compare", path)
         facts = [len(self.list), round(self.list.seconds, 1), self.max_s, self.pool, self.eps, self.list.checksum]
         for number, rank in enumerate(ranks):
             values = [rank.rankme, rank.share, rank.mean_cosine, rank.unit_std]
