@@ -24,6 +24,8 @@ def get_parser() -> argparse.ArgumentParser:
     add("--out", required=True, type=Path, help="folder of this round")
     add("--previous", type=Path, help="folder of the round before, where there was one")
     add("--min_utterances", type=int, default=5, help="smaller clusters are dropped (default: 5)")
+    add("--piece_s", type=float, default=0, help="an utterance counts once per so many seconds; 0: once (default)")
+    add("--rate_hz", type=int, default=16000, help="sampling rate that utt2num_samples counts (default: 16000)")
     add("--num_dev_utterances", type=int, default=200, help="about this many are held out to validate on")
     add("--max_trials", type=int, default=4000, help="most pseudo-trials (default: 4000)")
     add("--tolerance", type=float, default=0.005, help="stop when the agreement changed less (default: .005)")
@@ -35,6 +37,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
+    if args.piece_s < 0 or args.rate_hz < 1:
+        raise UserError(f"--piece_s {args.piece_s} and --rate_hz {args.rate_hz}: seconds and samples per second")
     from espnet_ext.datadir import read_scp, write_scp, write_trials
     from espnet_ext.datadir.operations import replace_tables
     from espnet_ext.datadir.tableset import read_tables, restrict
@@ -42,9 +46,13 @@ def main(argv=None):
     from espnet_ext.spk import ipl
     from espnet_ext.zoo.archive import sha256
 
+    if args.num_dev_utterances < 4:
+        raise UserError("--num_dev_utterances has to be 4 or more: two of each of two pseudo-speakers")
     utt2cluster = read_scp(args.clusters)
     settings = {"clusters": sha256(args.clusters), "tolerance": args.tolerance, "seed": args.seed}
-    settings |= {name: getattr(args, name) for name in ("min_utterances", "num_dev_utterances", "max_trials")}
+    settings |= {
+        name: getattr(args, name) for name in ("min_utterances", "piece_s", "num_dev_utterances", "max_trials")
+    }
     if (args.out / "labels.json").is_file():
         if json.loads((args.out / "labels.json").read_text(encoding="utf-8"))["settings"] == settings:
             print(f"{args.out / 'train'}: made before from these clusters")
@@ -58,16 +66,20 @@ def main(argv=None):
     unknown = next((utt for utt in utt2cluster if utt not in tables["utt2spk"]), None)
     if unknown is not None:
         raise UserError(f"{args.clusters}: utterance {unknown!r} is not in {args.data}; cluster its embeddings again")
+    if args.piece_s and "utt2num_samples" not in tables:
+        raise UserError(
+            f"{args.data / 'utt2num_samples'} is missing, and --piece_s needs it; the stage format makes it"
+        )
+    counts = ipl.count_pieces(
+        tables["utt2num_samples"] if args.piece_s else tables["utt2spk"], args.piece_s, args.rate_hz
+    )
     sessions = tables.get("utt2session")
     try:
-        labels = ipl.pseudo_speakers(utt2cluster, args.min_utterances)
-    except UserError as error:
-        raise UserError(f"{args.clusters}: {error}") from None
-    held = ipl.hold_out(labels, args.num_dev_utterances, args.min_utterances, args.seed)
-    try:
+        labels = ipl.pseudo_speakers(utt2cluster, args.min_utterances, counts)
+        held = ipl.hold_out(labels, args.num_dev_utterances, args.min_utterances, args.seed)
         trials = ipl.pseudo_trials(labels, held, args.max_trials, args.seed)
     except UserError as error:
-        raise UserError(f"{args.clusters}: {len(held)} utterances are held out: {error}") from None
+        raise UserError(f"{args.clusters}: {error}") from None
     agreements, before = [], None
     if args.previous and (args.previous / "pseudo_labels").is_file():
         agreements = json.loads((args.previous / "labels.json").read_text(encoding="utf-8"))["agreements"]
@@ -89,6 +101,7 @@ def main(argv=None):
         write_scp(args.out / "pseudo_labels", labels)
         parts = {name: restrict(tables, chosen) for name, chosen in (("train", fit), ("dev", held))}
         parts["train"]["utt2spk"] = {utt: labels[utt] for utt in fit}
+        parts["train"] = ipl.repeat_utterances(parts["train"], {utt: counts[utt] for utt in fit})
         # Held-out utterances are of trained classes; without utt2spk nobody takes them for unseen speakers.
         del parts["dev"]["utt2spk"]
         for name, part in parts.items():

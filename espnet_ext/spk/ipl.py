@@ -17,15 +17,43 @@ from espnet_ext.errors import UserError
 from espnet_ext.metrics.clustering import nmi
 
 
-def pseudo_speakers(utt2cluster: Mapping[str, str], least: int = 5) -> dict[str, str]:
+def count_pieces(utt2num_samples: Mapping[str, str], piece_s: float, rate_hz: int) -> dict[str, int]:
+    """How many pieces of about ``piece_s`` seconds every utterance is worth, one at least; all are one where it is 0.
+
+    That two pieces of a recording have one speaker is known without any label.
+    """
+    if not piece_s:
+        return dict.fromkeys(utt2num_samples, 1)
+    piece = piece_s * rate_hz
+    return {utt: max(1, int(int(num) / piece + 0.5)) for utt, num in utt2num_samples.items()}
+
+
+def repeat_utterances(tables: Mapping[str, Mapping[str, str]], counts: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    """Tables of a data directory in which an utterance of count n > 1 stands n times, as ``utt~1`` to ``utt~n``.
+
+    An epoch then draws n crops of it: a recording of 14 s counts as much as three or four of 4 s.
+    """
+    names = {utt: [utt] if n == 1 else [f"{utt}~{k}" for k in range(1, n + 1)] for utt, n in counts.items()}
+    return {
+        table: {name: value for key, value in rows.items() for name in names.get(key, [key])}
+        for table, rows in tables.items()
+    }
+
+
+def pseudo_speakers(
+    utt2cluster: Mapping[str, str], least: int = 5, counts: Mapping[str, int] | None = None
+) -> dict[str, str]:
     """Return ``{utterance: pseudo-speaker}`` without the clusters of fewer than ``least`` utterances.
 
-    A pseudo-speaker is named ``c`` and the cluster's number, padded so that names sort as numbers do.
+    A pseudo-speaker is named ``c`` and the cluster's number, padded so that names sort as numbers do. ``counts`` says
+    for how many utterances each one counts (default: 1).
 
     Raises:
         UserError: fewer than two clusters are left, of which no classifier can be trained.
     """
-    sizes = Counter(utt2cluster.values())
+    sizes: Counter = Counter()
+    for utt, cluster in utt2cluster.items():
+        sizes[cluster] += 1 if counts is None else counts[utt]
     kept = {cluster for cluster, size in sizes.items() if size >= least}
     if len(kept) < 2:
         largest = ", ".join(str(size) for _, size in sizes.most_common(3))
@@ -42,11 +70,19 @@ def hold_out(labels: Mapping[str, str], num: int, least: int = 5, seed: int = 0)
 
     Pairs make target trials possible; no pseudo-speaker is left with fewer than ``least - 2`` utterances, nor with
     fewer than two.
+
+    Raises:
+        UserError: fewer than two pseudo-speakers are large enough, so that no trial list can be made.
     """
     members: dict[str, list[str]] = {}
     for utt in shuffled(labels, seed):
         members.setdefault(labels[utt], []).append(utt)
     large = [name for name in shuffled(members, seed) if len(members[name]) >= max(4, least)]
+    if len(large) < 2:
+        raise UserError(
+            f"{len(large)} clusters have {max(4, least)} utterances or more, too few to hold two of each out; "
+            "ask for fewer clusters"
+        )
     held: list[str] = []
     start = 0
     while len(held) < num and large:

@@ -187,6 +187,11 @@ def test_mistakes_are_told_in_one_line(experiment, capsys):
     assert "student needs two classes" in capsys.readouterr().err
     assert pseudo_label(folder, 1, {"nobody": "0"}) == 2
     assert "'nobody' is not in" in capsys.readouterr().err
+    pairs = {utt: str(i // 3) for i, utt in enumerate(utterances)}
+    assert pseudo_label(folder, 1, pairs, "--min_utterances", "2") == 2
+    assert "0 clusters have 4 utterances or more, too few to hold two of each out" in capsys.readouterr().err
+    assert pseudo_label(folder, 1, pairs, "--num_dev_utterances", "2") == 2
+    assert "--num_dev_utterances has to be 4 or more" in capsys.readouterr().err
     assert not (folder / "exp/r1/labels.json").exists()
     with pytest.raises(UserError, match="no speaker of utterance"):
         from espnet_ext.spk.ipl_report import oracle
@@ -273,3 +278,20 @@ def test_choosing_writes_the_number(tmp_path, capsys):
     assert main([*command, "--candidates", "3", "90"]) == 2
     assert "72 of 90 vectors cannot make 90 clusters" in capsys.readouterr().err
     assert main([*command, "--candidates", "3", "6", "--seeds", "1", "1"]) == 2
+
+
+def test_a_long_recording_counts_as_its_pieces():
+    counts = ipl.count_pieces({"a": "8000", "b": "64000", "c": "88000", "d": "89600"}, 1.0, 16000)
+    assert counts == {"a": 1, "b": 4, "c": 6, "d": 6}  # halves are rounded up
+    assert ipl.count_pieces({"a": "8000", "b": "64000"}, 0, 16000) == {"a": 1, "b": 1}
+    with pytest.raises(UserError, match="clusters have 5 utterances or more"):
+        ipl.pseudo_speakers({"a": "0", "b": "0", "c": "1", "d": "1"}, 5)
+    kept = ipl.pseudo_speakers({"a": "0", "b": "0", "c": "1", "d": "1"}, 5, counts)
+    assert kept == {"a": "c0", "b": "c0", "c": "c1", "d": "c1"}
+    tables = {"wav.scp": {"a": "a.wav", "b": "b.wav"}, "utt2spk": {"a": "c0", "b": "c0"}, "utt2dur": {"b": "4"}}
+    repeated = ipl.repeat_utterances(tables, {"a": 1, "b": 2})
+    assert repeated == {
+        "wav.scp": {"a": "a.wav", "b~1": "b.wav", "b~2": "b.wav"},
+        "utt2spk": {"a": "c0", "b~1": "c0", "b~2": "c0"},
+        "utt2dur": {"b~1": "4", "b~2": "4"},
+    }

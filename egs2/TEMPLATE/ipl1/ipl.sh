@@ -32,6 +32,7 @@ cluster_candidates=        # instead of num_clusters, for example "20 40 80": th
 num_kmeans=200             # k-means centroids that ahc, spectral and hdbscan then work on; 0: on the embeddings
 cluster_args=              # more options of cluster
 min_utterances=5           # smaller clusters are dropped
+piece_s=0                  # a long utterance counts, and is trained on, once per so many seconds; 0: once
 max_rounds=5               # most rounds
 tolerance=0.005            # stop from round 3 on, when the agreement of successive labels changed by less
 train_config=conf/train_ecapa.yaml  # what to train in a round
@@ -66,8 +67,8 @@ keep_settings() { # one folder, one experiment: another setting is refused, not 
         upstream="${upstream} ${upstream_layer}" method="${method}" \
         num_clusters="${cluster_candidates:-${num_clusters}}" num_kmeans="${num_kmeans}" \
         cluster_args="${cluster_args}" min_utterances="${min_utterances}" \
-        tolerance="${tolerance}" train_args="${train_args}" num_dev_utterances="${num_dev_utterances}" \
-        inference_model="${inference_model}" seed="${seed}" \
+        piece_s="${piece_s}" tolerance="${tolerance}" train_args="${train_args}" \
+        num_dev_utterances="${num_dev_utterances}" inference_model="${inference_model}" seed="${seed}" \
         --content train_config="${train_config}" --content data="dump/${fit_set}/wav.scp"
 }
 embed() { # FOLDER OPTIONS…: every utterance of every set -> FOLDER/embeddings
@@ -177,8 +178,8 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
                 --seed "${seed}" --device "${device}" ${cluster_args}
             run python -m espnet_ext.bin.pseudo_label --data "dump/${fit_set}" \
                 --clusters "${now}/clusters/utt2cluster" --previous "${before}" --out "${now}" \
-                --min_utterances "${min_utterances}" --num_dev_utterances "${num_dev_utterances}" \
-                --tolerance "${tolerance}" --seed "${seed}"
+                --min_utterances "${min_utterances}" --piece_s "${piece_s}" --rate_hz "${rate_hz}" \
+                --num_dev_utterances "${num_dev_utterances}" --tolerance "${tolerance}" --seed "${seed}"
             # shellcheck disable=SC2086
             train "${now}" "${now}" --config "${train_config}" ${train_args}
             embed "${now}" --model_file "${now}/model/${inference_model}"
