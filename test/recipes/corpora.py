@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,19 @@ def run(command, folder):
     )
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout
+
+
+def dry_run_readme(recipe):
+    """Give every command in the fenced blocks of a recipe's README.md with --dry_run true; returns what each said."""
+    blocks = re.findall(
+        r"^```\n(.*?)^```$", (recipe / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    told = {}
+    for line in "".join(blocks).splitlines():
+        command = line.partition(" #")[0].strip()
+        ours = command.replace("../../../.venv/bin/espnet_ext", f"'{sys.executable}' -m espnet_ext.bin.main")
+        told[command] = run(f"{ours} --dry_run true", recipe)
+    return told
 
 
 def voice(seed, speaker, seconds=1.0, rate_hz=16000):

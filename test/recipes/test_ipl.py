@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -124,21 +126,17 @@ def test_finished_rounds_and_other_options(finished):
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--num_clusters 1000", "48 utterances cannot make 1000 clusters"),
-        ("--num_clusters 1", "1 of 1 clusters have 3 utterances or more .* student needs two classes"),
-        ("--min_utterances 40", "0 of 7 clusters have 40 utterances or more"),
-    ],
-)
-def test_a_mistake_is_one_line_and_the_next_start_goes_on(finished, options, message):
-    import re
-
-    tag = re.sub(r"\W+", "_", options)
-    said = error_of(finished, "--stage", "init", "--ipl_tag", tag, *options.split())
-    assert re.search(message, said), said
-    assert not list((finished / f"exp/ipl_{tag}").glob("r1/model/*"))
+def test_a_mistake_is_one_line_and_the_next_start_goes_on(finished):
+    """One cluster is no training; settings bind only once a student was trained with them."""
+    options = ["--ipl_tag", "one", "--stage", "loop"]
+    for name in ("train_unlabelled", "test"):  # as if stage init had run
+        shutil.copytree(finished / EXP / "r0/embeddings" / name, finished / "exp/ipl_one/r0/embeddings" / name)
+    said = error_of(finished, *options, "--num_clusters", "1")
+    assert re.search("1 of 1 clusters have 3 utterances or more .* student needs two classes", said), said
+    said = error_of(finished, *options, "--cluster_candidates", "5 60")
+    assert "38 of 48 vectors cannot make 60 clusters" in said
+    kill_in(finished, "loop", "exp/ipl_one/r1/labels.json", True, *options, "--cluster_candidates", "5 8")
+    assert (finished / "exp/ipl_one/r1/num_clusters").read_text() in ("5\n", "8\n")
 
 
 def test_a_start_that_is_none(finished):

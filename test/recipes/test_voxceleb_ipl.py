@@ -3,7 +3,7 @@
 import json
 import shutil
 
-from corpora import TINY, checkout, run, voxceleb
+from corpora import TINY, checkout, dry_run_readme, run, voxceleb
 
 SIZES = (
     '--num_gaussians 4 --ubm_args "--init_iterations 2 --diagonal_iterations 1 --full_iterations 1" --ivector_dim 4 '
@@ -31,3 +31,9 @@ def test_every_stage(tmp_path):
     assert all(0 <= row["value"] <= 1 for row in eers)
     assert (exp / "rounds.png").is_file() and "sessions per cluster" in told
     assert (recipe / "exp/ipl_ivector_train_ecapa.zip").is_file()
+
+
+def test_commands_of_the_readme(tmp_path):
+    told = dry_run_readme(checkout(tmp_path, "voxceleb/ipl1") / "egs2/voxceleb/ipl1")
+    assert len(told) == 7
+    assert all("would run stage 5 loop" in text or "--ipl_tag ablation_" in text for text in told.values())

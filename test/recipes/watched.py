@@ -61,7 +61,7 @@ def has_content(path):
 def kill_in(recipe, stage, reached, whole_tree, *options):
     """Run one stage and kill -9 it, or only its command, as soon as the file pattern ``reached`` is there."""
     process = start(recipe, "--stage", stage, "--stop_stage", stage, *options)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not any(has_content(path) for path in recipe.glob(reached)):
         assert process.poll() is None and time.monotonic() < end, (recipe / "said").read_text()[-3000:]
         time.sleep(0.001)
