@@ -82,6 +82,7 @@ def find_rounds(exp: Path, tests: Yardstick) -> list[tuple[str, Path]]:
 def report_round(name: str, folder: Path, tests: Yardstick) -> Round:
     """Measure a round, or read ``report.json`` where that is newer than its embeddings and of the same tests."""
     path, key = folder / "report.json", {"sets": tests.sets, "bootstrap": tests.num_bootstrap, "seed": tests.seed}
+    key["speakers"] = str(tests.speakers) if tests.speakers and tests.speakers.is_file() else None
     made_from = [*tests.scps(folder), *(Path(file) for files in tests.sets.values() for file in files)]
     if path.is_file() and path.stat().st_mtime >= max(file.stat().st_mtime for file in made_from):
         old = json.loads(path.read_text(encoding="utf-8"))

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speakers without labels (Speaker-IPL, arXiv 2409.10791): cluster embeddings, train a student on the clusters, embed anew.
+# Speakers without labels (Speaker-IPL, arXiv 2409.10791): cluster embeddings, train a student on the clusters, repeat.
 # A recipe's run.sh calls this file by path, in its own folder, and says what differs for its corpus.
 set -euo pipefail
 MAIN_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
@@ -9,13 +9,13 @@ MAIN_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
 corpus=                    # where the corpus lies, for local/data.sh (empty: it downloads or makes it)
 local_data_opts=           # more options of local/data.sh
 train_set=train            # data/<train_set>: unlabelled speech; its utt2spk, if any, is read by oracle columns alone
-test_sets=test             # data/<test_set>, one or more names: labelled, other speakers; used for nothing but the report
+test_sets=test             # data/<test_set>, one or more names: labelled, other speakers; only reported on
 max_trials=20000           # at most this many trials per list that is made here
 test_trials_opts=          # more options of make_trials, for test sets that bring no trials
 rate_hz=16000              # sampling rate of the model
 skip_broken=false          # true: drop and count broken utterances; false: name them and stop
 # Start:
-init=ivector               # ivector, upstream (a pretrained encoder, zero-shot), model (a trained one), or mfcc (statistics)
+init=ivector               # ivector, upstream (an encoder, zero-shot), model (a trained one), or mfcc (statistics)
 num_gaussians=64           # i-vector: components of the UBM
 ubm_args=                  # i-vector: more options of train_ubm
 ivector_dim=50             # i-vector: its size
@@ -28,7 +28,7 @@ upstream_layer=            # upstream: its layer; 0 is the input of the first on
 # Rounds:
 method=kmeans_ahc          # kmeans, ahc, kmeans_ahc, spectral or hdbscan
 num_clusters=40            # pseudo-speakers
-cluster_candidates=        # instead of num_clusters, for example "20 40 80": that on which seeds agree best, in each round
+cluster_candidates=        # in place of num_clusters, for example "20 40 80": the one on which seeds agree best
 num_kmeans=200             # k-means centroids that ahc, spectral and hdbscan then work on; 0: on the embeddings
 cluster_args=              # more options of cluster
 min_utterances=5           # smaller clusters are dropped
@@ -37,6 +37,7 @@ max_rounds=5               # most rounds
 tolerance=0.005            # stop from round 3 on, when the agreement of successive labels changed by less
 train_config=conf/train_ecapa.yaml  # what to train in a round
 train_args=                # more training options, e.g. "--max_epoch 5"; they win over the YAML
+warm_start=false           # true: a student goes on from the one before, with a new head; false: from scratch (paper)
 finetune_config=           # large-margin fine-tuning of the last student (empty: none)
 finetune_args=             # more training options of the fine-tuning
 num_dev_utterances=200     # pseudo-labelled utterances that are held out to validate on
@@ -67,16 +68,16 @@ keep_settings() { # one folder, one experiment: another setting is refused, not 
         upstream="${upstream} ${upstream_layer}" method="${method}" \
         num_clusters="${cluster_candidates:-${num_clusters}}" num_kmeans="${num_kmeans}" \
         cluster_args="${cluster_args}" min_utterances="${min_utterances}" \
-        piece_s="${piece_s}" tolerance="${tolerance}" train_args="${train_args}" \
+        piece_s="${piece_s}" warm_start="${warm_start}" tolerance="${tolerance}" train_args="${train_args}" \
         num_dev_utterances="${num_dev_utterances}" inference_model="${inference_model}" seed="${seed}" \
         --content train_config="${train_config}" --content data="dump/${fit_set}/wav.scp"
 }
 embed() { # FOLDER OPTIONS…: every utterance of every set -> FOLDER/embeddings
-    local folder=$1 name
-    shift
+    local name out
     for name in ${fit_set} ${test_sets}; do
-        ${embed_cmd} JOB=1:"${nj}" "${folder}/embeddings/${name}/log/embed.JOB.log" python -m espnet_ext.bin.embed "$@" \
-            --data "dump/${name}" --out "${folder}/embeddings/${name}" --shard "JOB/${nj}" --device "${device}"
+        out="$1/embeddings/${name}"
+        ${embed_cmd} JOB=1:"${nj}" "${out}/log/embed.JOB.log" python -m espnet_ext.bin.embed "${@:2}" \
+            --data "dump/${name}" --out "${out}" --shard "JOB/${nj}" --device "${device}"
     done
 }
 train() { # FOLDER LABELS OPTIONS…: a student on the pseudo-labels of round LABELS -> FOLDER/model
@@ -90,14 +91,13 @@ report() { # the table of all rounds so far; true speakers are read here, and no
         floor+=("${expdir}/mfcc/${name}/embedding.scp")
     done
     [ ! -s "data/${train_set}/utt2spk" ] || known=(--speakers "data/${train_set}/utt2spk")
-    run python -m espnet_ext.bin.ipl_report --exp "${exp}" --train "${fit_set}" "${tests[@]}" ${known[@]+"${known[@]}"} \
-        --floor "MFCC statistics" "${floor[@]}" --num_bootstrap "${num_bootstrap}" --seed "${seed}" \
-        --rate_hz "${rate_hz}" --config "${train_config}" --info "start=${init}"
+    run python -m espnet_ext.bin.ipl_report --exp "${exp}" --train "${fit_set}" "${tests[@]}" \
+        ${known[@]+"${known[@]}"} --floor "MFCC statistics" "${floor[@]}" --num_bootstrap "${num_bootstrap}" \
+        --seed "${seed}" --rate_hz "${rate_hz}" --config "${train_config}" --info "start=${init}"
 }
 last_round() { # the folder of the last round that has a report
     local round=0
     while [ -s "${exp}/r$((round + 1))/report.json" ]; do round=$((round + 1)); done
-    [ "${round}" -gt 0 ] || fail "${exp}/r1/report.json is missing; stage 5 (loop) makes it"
     echo "${exp}/r${round}"
 }
 
@@ -131,7 +131,7 @@ fi
 
 if stage 4 init "round 0: embeddings that need no label -> exp/…/r0"; then
     for name in ${test_sets}; do
-        compgen -G "dump/${name}/trials*" > /dev/null || fail "dump/${name}/trials is missing; stage 3 (trials) makes it"
+        compgen -G "dump/${name}/trials*" > /dev/null || fail "dump/${name}/trials is missing; run stage 3 (trials)"
     done
     keep_settings
     case "${init}" in
@@ -145,13 +145,18 @@ if stage 4 init "round 0: embeddings that need no label -> exp/…/r0"; then
                 --out "${extractor}" --dim "${ivector_dim}" --iterations "${ivector_iterations}" --seed "${seed}" \
                 --nj "${processes}" --device "${device}" ${ivector_args}
             for name in ${fit_set} ${test_sets}; do
-                ${embed_cmd} JOB=1:"${nj}" "${exp}/r0/embeddings/${name}/log/embed.JOB.log" \
-                    python -m espnet_ext.bin.extract_ivectors --data "dump/${name}" --extractor "${extractor}" \
-                    --out "${exp}/r0/embeddings/${name}" --shard "JOB/${nj}" --device "${device}"
+                out="${exp}/r0/embeddings/${name}"
+                ${embed_cmd} JOB=1:"${nj}" "${out}/log/embed.JOB.log" python -m espnet_ext.bin.extract_ivectors \
+                    --data "dump/${name}" --extractor "${extractor}" --out "${out}" --shard "JOB/${nj}" \
+                    --device "${device}"
             done ;;
         mfcc) embed "${exp}/r0" --floor mfcc ;;
-        model) embed "${exp}/r0" --model "${init_model:?}" ;;
-        upstream) embed "${exp}/r0" --upstream "${upstream:?}" ${upstream_layer:+--layer "${upstream_layer}"} ;;
+        model)
+            [ -n "${init_model}" ] || fail "--init model needs --init_model, a folder, package or tag"
+            embed "${exp}/r0" --model "${init_model}" ;;
+        upstream)
+            [ -n "${upstream}" ] || fail "--init upstream needs --upstream, for example hf:microsoft/wavlm-base-plus"
+            embed "${exp}/r0" --upstream "${upstream}" ${upstream_layer:+--layer "${upstream_layer}"} ;;
         *) fail "--init is ivector, upstream, model or mfcc, not '${init}'" ;;
     esac
     report
@@ -161,7 +166,7 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
     require "${exp}/r0/embeddings/${fit_set}/embedding.scp" "stage 4 (init)"
     keep_settings
     for ((round = 1; round <= max_rounds; round++)); do
-        before="${exp}/r$((round - 1))" now="${exp}/r${round}"
+        before="${exp}/r$((round - 1))" now="${exp}/r${round}" warm=()
         if [ ! -s "${now}/report.json" ]; then
             log "-- round ${round} of at most ${max_rounds} --"
             embeddings="${before}/embeddings/${fit_set}/embedding.scp" clusters="${num_clusters}"
@@ -180,8 +185,11 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
                 --clusters "${now}/clusters/utt2cluster" --previous "${before}" --out "${now}" \
                 --min_utterances "${min_utterances}" --piece_s "${piece_s}" --rate_hz "${rate_hz}" \
                 --num_dev_utterances "${num_dev_utterances}" --tolerance "${tolerance}" --seed "${seed}"
+            if "${warm_start}" && [ "${round}" -gt 1 ]; then
+                warm=(--init_param "${before}/model/${inference_model}")
+            fi
             # shellcheck disable=SC2086
-            train "${now}" "${now}" --config "${train_config}" ${train_args}
+            train "${now}" "${now}" --config "${train_config}" ${warm[@]+"${warm[@]}"} ${train_args}
             embed "${now}" --model_file "${now}/model/${inference_model}"
             report
         fi
@@ -189,8 +197,9 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
     done
 fi
 
-if stage 6 finetune "the last student goes on with a large margin, if finetune_config is given -> exp/…/finetune"; then
+if stage 6 finetune "with --finetune_config: the last student goes on, large margin -> exp/…/finetune"; then
     if [ -n "${finetune_config}" ]; then
+        require "${exp}/r1/report.json" "stage 5 (loop)"
         last="$(last_round)"
         # shellcheck disable=SC2086  # the option holds several words
         train "${last}/finetune" "${last}" --config "${finetune_config}" \
@@ -201,6 +210,7 @@ if stage 6 finetune "the last student goes on with a large margin, if finetune_c
 fi
 
 if stage 7 score "the last model: raw, and AS-norm with pseudo-speakers -> exp/…/score"; then
+    require "${exp}/r1/report.json" "stage 5 (loop)"
     last="$(last_round)"
     final="${last}${finetune_config:+/finetune}" tests=()
     for name in ${test_sets}; do
