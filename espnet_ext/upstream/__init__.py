@@ -1,4 +1,4 @@
-"""Pretrained self-supervised encoders (Hugging Face, s3prl) behind ESPnet's frontend interface."""
+"""Pretrained self-supervised encoders (Hugging Face, s3prl, torchaudio, files, our own) behind one interface."""
 
 from espnet_ext import compat
 

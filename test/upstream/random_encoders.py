@@ -1,8 +1,14 @@
 """Small random encoders and the same weights in every format that ``load_upstream`` reads."""
 
+import argparse
+import collections
+import json
 import re
+import sys
+import types
 
 import torch
+import yaml
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
 from transformers import (
     HubertConfig,
@@ -125,3 +131,82 @@ def in_every_block(weights):
     """fairseq's layer norms of the convolutions lie one level deeper in "large" models: conv_layers.i.2.1."""
     deeper = r"(feature_extractor\.conv_layers\.\d+)\.(?:layer_norm|2)\.(weight|bias)"
     return {re.sub(deeper, r"\1.2.1.\2", name): value for name, value in weights.items()}
+
+
+def write_all(folder, family, large):
+    model = make(folder / "hf", family, large)
+    config, state = as_torchaudio(model)
+    torch.save(state, folder / "native.pth")
+    (folder / "native.json").write_text(json.dumps(config))
+    settings, task, weights = as_fairseq(model)
+    weights = in_every_block(weights) if large else weights
+    size = model.config.hidden_size
+    head = {"final_proj.weight": torch.zeros(8, size), "final_proj.bias": torch.zeros(8)}
+    if family == "wavlm":
+        torch.save({"cfg": {**settings, **task}, "model": weights}, folder / "fairseq.pt")
+        torch.save({"cfg": {**settings, **task}, "model": weights}, folder / "converted.pt")
+    else:
+        if family == "hubert":
+            head["label_embs_concat"] = torch.zeros(3, 8)
+            settings |= {"label_rate": 50.0, "final_dim": 8}
+        else:
+            head |= {"project_q.weight": torch.zeros(8, 16), "project_q.bias": torch.zeros(8)}
+            settings |= {"final_dim": 8, "quantize_targets": False}
+        parts = {"task_cfg": task, "model_cfg": settings, "model_weight": weights | head}
+        torch.save({**parts, "dictionaries_symbols": [["a", "b", "c"]]}, folder / "converted.pt")
+        save_as_fairseq(folder / "fairseq.pt", settings, task, weights | head)
+    if family == "hubert":
+        save_ours(folder / "ours", model)
+    native = {"wavlm": "wavlm_local"}.get(family, f"{family}_custom")
+    return {
+        "hf": f"hf:{folder / 'hf'}",
+        "torchaudio": str(folder / "native.pth"),
+        "fairseq": str(folder / "fairseq.pt"),
+        "converted": str(folder / "converted.pt"),
+        "ours": str(folder / "ours"),
+        "s3prl_hf": f"s3prl:hf_{family}_custom:{folder / 'hf'}",
+        "s3prl": f"s3prl:{native}:{folder / 'converted.pt'}",
+    }
+
+
+def save_as_fairseq(path, settings, task, weights):
+    """As fairseq writes them: settings in omegaconf's nodes or a namespace, and the task's dictionaries pickled."""
+    import omegaconf
+
+    module = types.ModuleType("fairseq.data.dictionary")
+    module.Dictionary = type("Dictionary", (), {"__module__": module.__name__})
+    parents = {name: types.ModuleType(name) for name in ("fairseq", "fairseq.data")}
+    for name, stand_in in {**parents, module.__name__: module}.items():
+        sys.modules[name] = stand_in
+    try:
+        dictionary = module.Dictionary()
+        dictionary.indices, dictionary.count = {"a": 0}, collections.defaultdict(int)
+        content = {"model": weights, "task_state": {"dictionaries": [dictionary]}, "extra_state": {"epoch": 3}}
+        if task["normalize"]:
+            nodes = omegaconf.OmegaConf.create({"model": settings, "task": task, "lists": [1, [2, None]]})
+            torch.save({"args": None, "cfg": nodes, **content}, path)
+        else:  # before fairseq had omegaconf, and in torch's file format of then
+            old = argparse.Namespace(**settings, **task)
+            torch.save({"args": old, **content}, path, _use_new_zipfile_serialization=False)
+    finally:
+        for name in (*parents, module.__name__):
+            del sys.modules[name]
+
+
+def save_ours(folder, model):
+    """An experiment folder of task ssl."""
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "conv_dim")
+    names += ("num_conv_pos_embeddings", "num_conv_pos_embedding_groups")
+    conf = {name: getattr(model.config, name) for name in names} | {"feature_grad_mult": 0.1}
+    conf = {name: list(value) if isinstance(value, tuple) else value for name, value in conf.items()}
+    folder.mkdir()
+    config = {"encoder": "hubert", "encoder_conf": conf, "preprocessor": "units", "num_units": [4]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    state = {f"encoder.{name}": value for name, value in model.state_dict().items()}
+    torch.save({**state, "heads.0.final_proj.bias": torch.zeros(8)}, folder / "valid.loss_m.best.pth")
+
+
+def waves(*samples):
+    """Loud noise (batch, longest): loaders differ in the epsilon of waveform normalisation, which loud audio hides."""
+    generator = torch.Generator().manual_seed(0)
+    return 10 * torch.randn(len(samples), max(samples), generator=generator), torch.tensor(samples)
