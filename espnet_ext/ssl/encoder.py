@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from espnet_ext.errors import UserError
-from espnet_ext.ssl.extractor import ConvExtractor
+from espnet_ext.ssl.extractor import ConvExtractor, convolve
 from espnet_ext.ssl.geometry import Geometry
 
 
@@ -58,7 +58,7 @@ class PositionalConv(torch.nn.Module):
         self.surplus = 1 - kernel % 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x.transpose(1, 2))
+        y = convolve(self.conv, x.transpose(1, 2))
         return F.gelu(y[..., : y.size(-1) - self.surplus]).transpose(1, 2)
 
 

@@ -8,6 +8,22 @@ from torch.nn import functional as F
 from espnet_ext.errors import UserError
 
 
+# Input channels per group from which bfloat16 convolutions of the CPU give what they should.
+_BF16_CHANNELS = 32
+
+
+def convolve(conv: torch.nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
+    """Return ``conv(x)``; under autocast few channels stay in float32 on the CPU.
+
+    torch 2.11 (oneDNN, on processors with AMX) gives numbers that have nothing to do with the convolution there where
+    2 to 24 channels meet a wide kernel, without a word.
+    """
+    if x.device.type == "cpu" and 1 < conv.in_channels // conv.groups < _BF16_CHANNELS:
+        with torch.autocast("cpu", enabled=False):
+            return conv(x.float())
+    return conv(x)
+
+
 class ConvLayer(torch.nn.Module):
     """A convolution without padding, an optional norm, GELU; weights are named as in transformers' HubertModel.
 
@@ -26,7 +42,7 @@ class ConvLayer(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
         """(batch, in_dim, time) -> (batch, out_dim, time'); ``frames`` (batch,) are valid ones, None: all are."""
-        x = self.conv(x)
+        x = convolve(self.conv, x)
         if self.norm == "group":
             x = self.layer_norm(x) if frames is None else group_norm_of_valid(x, frames, self.layer_norm)
         elif self.norm == "layer":

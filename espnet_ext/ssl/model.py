@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch.nn import functional as F
 
@@ -89,7 +90,7 @@ class HubertPretraining(AbsESPnetModel):
         utt_id: Sequence[str] = (),
         **_,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """Return loss, statistics and weight of waveforms (batch, samples).
+        """Return loss, statistics and weight, each (1,) as ESPnet gathers them, of waveforms (batch, samples).
 
         units: int64 (batch, frames, streams), -1 behind an utterance's end. mask: bool (batch, frames).
         speech_lengths: (batch,) samples, None where all are whole. utt_id: named where the loss is not finite.
@@ -117,7 +118,7 @@ class HubertPretraining(AbsESPnetModel):
                 "checkpoint of the last epoch is kept. Listen to them, or lower the learning rate (optim_conf: lr), "
                 "and give the same command again"
             )
-        return loss, stats, count.to(loss.dtype)
+        return force_gatherable((loss, stats, count.to(loss.dtype)), loss.device)
 
     def _loss(
         self, hidden: torch.Tensor, units: torch.Tensor, chosen: torch.Tensor, kind: str

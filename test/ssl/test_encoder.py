@@ -151,3 +151,44 @@ def test_wrong_settings():
         with pytest.raises(UserError, match="make labels at 50 Hz"):
             label_step(rate, 320, "x")
     assert Geometry().samples_for(2) == 720
+
+
+def test_one_graph_for_torch_compile():
+    """The encoder is one graph without breaks, in training too; layer drop and lengths do not change it."""
+    conf = {**TINY, "layerdrop": 0.5, "hidden_dropout": 0.0, "attention_dropout": 0.0, "feat_proj_dropout": 0.0}
+    encoder = shaken(HubertEncoder(**conf))
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(encoder, backend=count, fullgraph=True, dynamic=True)
+    for mode in (False, True):
+        encoder.train(mode)
+        before = len(graphs)
+        for samples in (3000, 4100, 5200):
+            wav, lengths = noise(3, samples), torch.tensor([samples, samples - 500, 1000])
+            mask = torch.zeros(3, encoder.geometry.frames(samples), dtype=torch.bool)
+            mask[:, ::3] = True
+            torch.manual_seed(0)
+            ours = compiled(wav, lengths, mask)
+            torch.manual_seed(0)
+            plain = encoder(wav, lengths, mask)
+            torch.testing.assert_close(ours.last, plain.last, atol=1e-5, rtol=0)
+        assert len(graphs) == before + 1
+    torch._dynamo.reset()
+
+
+def test_bfloat16_is_close():
+    """Under autocast the encoder and its norms stay finite and near the float32 result."""
+    encoder = shaken(HubertEncoder(**TINY))
+    wav, lengths = noise(2, 6000), torch.tensor([6000, 3000])
+    whole = encoder(wav, lengths)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(wav, lengths)
+    frames = encoder.geometry.frames(3000)
+    difference = (half.last.float() - whole.last)[:, :frames].abs().mean() / whole.last[:, :frames].abs().mean()
+    assert difference < 0.03
+    torch.testing.assert_close(half.power.float(), whole.power, rtol=0.02, atol=0)

@@ -119,8 +119,8 @@ if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
     done
 fi
 
-if stage 8 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf"; then
+if stage 8 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf, and for s3prl -> exp/…/s3prl.pt"; then
     require "${exp}/it${stop_iter}/model/${inference_model}" "stage 6 (train)"
     run python -m espnet_ext.bin.export_ssl --exp "${exp}/it${stop_iter}/model" --model_file "${inference_model}" \
-        --out "${exp}/hf"
+        --out "${exp}/hf" --s3prl "${exp}/s3prl.pt"
 fi
