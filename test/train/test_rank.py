@@ -2,6 +2,8 @@
 
 import csv
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from toy_speakers import write_corpus
 from toy_ssl import ssl_options, write_ssl_corpus
 
+from espnet_ext.bin.rank import main as rank
 from espnet_ext.bin.train import main
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
@@ -80,6 +83,37 @@ def test_a_training_does_not_notice(corpus, caplog):
     scalars = events.Scalars("rankme_t/layer_2")
     assert [event.step for event in scalars] == expected
     assert scalars[-1].value == pytest.approx(float(last["rankme_t"]), rel=1e-5)
+
+
+def test_two_processes_measure_once(corpus):
+    """The first process measures while the other waits, and the training goes on."""
+    from espnet2.train.distributed_utils import free_port
+
+    output, port = corpus / "exp" / "two", free_port()
+    options = ssl_options(corpus, output, "--max_epoch", "1", "--use_tensorboard", "false")
+    options += ["--rank_conf", "{num_utterances: 4, every_steps: 2}", "--multiprocessing_distributed", "false"]
+    options += ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_init_method", f"tcp://127.0.0.1:{port}"]
+    command = [sys.executable, "-m", "espnet_ext.bin.train", *options]
+    processes = [
+        subprocess.Popen([*command, "--dist_rank", str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    steps = [int(row["step"]) for row in rows_of(output) if row["layer"] == "0"]
+    assert steps[:2] == [0, 2] and len(set(steps)) == len(steps) and "RankMe-t" not in errors[1]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_in_bf16(corpus):
+    """Ranks are measured in float32 whatever the training runs in."""
+    output = corpus / "exp" / "gpu"
+    more = ["--ngpu", "1", "--autocast", "bfloat16", "--rank_conf", "{num_utterances: 9, keep: true}"]
+    assert main(ssl_options(corpus, output, *more)) == 0
+    options = ["--checkpoints", str(output), "--data", str(corpus / "dev"), "--num_utterances", "9"]
+    assert rank([*options, "--out", str(output / "rank")]) == 0
+    watched, again = rows_of(output), rows_of(output / "rank")
+    for one, other in zip(watched, again, strict=True):
+        assert float(one["rankme_t"]) == pytest.approx(float(other["rankme_t"]), rel=1e-2)
 
 
 def test_going_on_drops_what_came_after_the_checkpoint(corpus):
