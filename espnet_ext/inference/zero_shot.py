@@ -83,7 +83,8 @@ def open_zero_shot(
     upstream = open_upstream(spec)
     for layer in layers or []:
         check_layer(layer, upstream.num_layers, "the zero-shot embedding")
-    chosen = [layer % upstream.num_layers for layer in (range(upstream.num_layers) if layers is None else layers)]
+    wanted = range(upstream.num_layers) if layers is None else layers
+    chosen = list(dict.fromkeys(layer % upstream.num_layers for layer in wanted))
     known = identity(upstream, chosen, max_window_s)
     if hasattr(upstream, "forget_after"):
         upstream.forget_after(max(chosen))

@@ -185,6 +185,7 @@ def _no_progress_bar() -> Iterator[None]:
 def _cache_first(auto_class: Any, model: str, **options: Any) -> Any:
     """Load from a folder or the cache, and only then from the hub: without network its retries take half a minute."""
     model = os.path.expanduser(model)
+    options["trust_remote_code"] = False  # else transformers asks, at the terminal, whether to run a model's Python
     try:
         return auto_class.from_pretrained(model, local_files_only=True, **options)
     except (OSError, ValueError):

@@ -56,6 +56,22 @@ def test_no_file_runs_code(checkpoints, tmp_path, zipped):
         assert "\n" not in str(caught.value) and not ran.exists(), spec
 
 
+def test_a_models_own_python_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked at the terminal"))
+    for name, model_type in (("unknown", "evil"), ("known", "hubert")):
+        folder = tmp_path / name
+        encoders.make(folder)
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": model_type, "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Evil: pass\n")
+    with pytest.raises(UserError) as caught:
+        load_upstream(f"hf:{tmp_path / 'unknown'}")
+    assert "\n" not in str(caught.value)
+    load_upstream(f"hf:{tmp_path / 'known'}")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ["hubert_custom", "wav2vec2_custom", None])
 def test_settings_are_not_evaluated(tmp_path, name):
     settings, task, weights = encoders.as_fairseq(encoders.make(tmp_path / "hf", "hubert"))
