@@ -23,7 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--iterations", type=int, default=10, help="EM iterations; Kaldi has 5")
     group.add_argument("--num_selected", type=int, default=0, help="Gaussians evaluated per frame; 0: all")
     group.add_argument("--min_posterior", type=float, default=0.025, help="smaller responsibilities are dropped")
-    group.add_argument("--posterior_scale", type=float, default=1.0, help="weight of a frame")
+    group.add_argument("--posterior_scale", type=float, default=0.1, help="weight of a frame; Kaldi: 1")
     group.add_argument("--max_utterances", type=int, default=100_000, help="only the longest so many; 0: all")
     group.add_argument("--start_scale", type=float, default=0.1, help="T's random start, in deviations of the features")
     group.add_argument("--update_covariances", choices=BOOL, default="true", help="train the covariances too")

@@ -1,6 +1,7 @@
 """i-vectors of audio of any kind, in the place of a trained speaker model's embeddings."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ class IvectorExtractor:
         length_norm: bool = False,
         batch_frames: int = BATCH_FRAMES,
     ):
-        import json
-
         import torch
 
         from espnet_ext.ivector.extractor import TotalVariability
@@ -111,7 +110,8 @@ class IvectorExtractor:
 
         n, f = statistics(self.aligner, [x for _, x in waiting])
         n, f = self.scale * n, self.scale * f
-        vectors = self.model.posterior(n, self.model.centre(n, f)).w.cpu() - self.shift
+        # Frames are aligned in float64, so that what lies at min_posterior does not depend on the batch.
+        vectors = self.model.posterior(n.float(), self.model.centre(n, f).float()).w.cpu() - self.shift
         if self.transform is not None:
             vectors = vectors @ self.transform
         if self.length_norm:

@@ -120,8 +120,9 @@ def _step(job: Job, work: Path, step: str, shard: tuple[int, int]) -> None:
 
 def _finish(job: Job, work: Path) -> None:
     """Move the last step's arrays to their place and clean up."""
-    if not is_finished(job):
-        save(job.out / job.result, load(work / f"{job.steps[-1]}.npz") | {"key": np.array(job.key)})
+    last = work / f"{job.steps[-1]}.npz"
+    if last.is_file() and not is_finished(job):
+        save(job.out / job.result, load(last) | {"key": np.array(job.key)})
     shutil.rmtree(job.out / "work", ignore_errors=True)
 
 

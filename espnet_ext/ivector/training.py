@@ -36,7 +36,7 @@ class ExtractorConfig:
     iterations: int = 10  # of EM
     num_selected: int = 0  # components evaluated per frame; 0: all
     min_posterior: float = 0.025  # smaller responsibilities are dropped
-    posterior_scale: float = 1.0  # the statistics are multiplied by this: neighbouring frames are not independent
+    posterior_scale: float = 0.1  # the statistics are multiplied by this: neighbouring frames are not independent
     max_utterances: int = 100_000  # only the longest so many; 0: all
     start_scale: float = 0.1  # deviation of T's random start, in deviations of the features
     update_covariances: bool = True
