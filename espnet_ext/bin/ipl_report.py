@@ -4,7 +4,9 @@ espnet_ext ipl_report --exp exp/ipl --train train_unlabelled --test test dump/te
 """
 
 import argparse
+import json
 import sys
+import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
@@ -44,6 +46,7 @@ def get_parser() -> argparse.ArgumentParser:
 @cli
 def main(argv=None):
     """Run the command."""
+    start = time.perf_counter()
     args = get_parser().parse_args(argv)
     for option, lists in (("--test", args.test), ("--floor", args.floor)):
         if any(len(words) < 2 for words in lists):
@@ -62,6 +65,10 @@ def main(argv=None):
     rows = [ipl_report.report_round(name, folder, tests) for name, folder in ipl_report.find_rounds(args.exp, tests)]
     floors = [ipl_report.report_floor(name, files, args.exp, tests) for name, *files in args.floor]
     info = run_info(args.seed, args.config, **dict(item.partition("=")[::2] for item in args.info))
+    if (args.exp / "settings.json").is_file():
+        settings = json.loads((args.exp / "settings.json").read_text(encoding="utf-8"))
+        info["settings"] = {name: value for name, value in settings.items() if value.strip()}
+    info["scoring_time_s"] = round(time.perf_counter() - start, 1)
     print(ipl_report.write_report(args.exp, rows, floors, info))
 
 

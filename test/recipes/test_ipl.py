@@ -143,3 +143,21 @@ def test_a_start_that_is_none(finished):
     assert "--init is ivector, upstream, model or mfcc, not 'dino'" in error_of(
         finished, "--stage", "init", "--init", "dino", "--ipl_tag", "dino"
     )
+
+
+def test_other_starts(finished, tmp_path):
+    """A pretrained encoder, zero-shot, and a trained model: their embeddings are round 0."""
+    from transformers import HubertConfig, HubertModel
+
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    conv = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
+    HubertModel(HubertConfig(**small, **conv)).save_pretrained(tmp_path / "tiny hubert")
+    starts = {
+        "upstream": (["--upstream", tmp_path / "tiny hubert", "--upstream_layer", "1"], 32),  # mean and deviation of 16
+        "model": (["--init_model", f"{EXP}/r1/model"], 8),
+    }
+    for init, (options, size) in starts.items():
+        run(finished, "--stage", "init", "--stop_stage", "init", "--init", init, "--ipl_tag", init, *options)
+        vectors = read_vectors(finished, f"../ipl_{init}/r0/embeddings/test")
+        assert len(vectors) == 24 and {vector.shape for vector in vectors.values()} == {(1, size)}
+        assert f"--init {init} needs --" in error_of(finished, "--stage", "init", "--init", init, "--ipl_tag", "none")
