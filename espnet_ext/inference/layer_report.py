@@ -43,17 +43,22 @@ def layers_of(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(one.where["layer"] for one in results))
 
 
-def best(results: Sequence[Result]) -> Result | None:
-    """The lowest EER of any layer of the encoder and any system."""
-    rates = [one for one in results if one.metric == "eer" and one.where["layer"] != MFCC]
+def best(results: Sequence[Result], floor: bool = False) -> Result | None:
+    """The lowest EER of any layer of the encoder (or of the floor) and any system."""
+    rates = [one for one in results if one.metric == "eer" and (one.where["layer"] == MFCC) == floor]
     return min(rates, key=lambda one: one.value, default=None)
 
 
-def best_centred(results: Sequence[Result]) -> str:
-    """The layer with the lowest EER as a recipe scores embeddings: minus the mean where that was measured, else raw."""
-    rates = [one for one in results if one.metric == "eer" and one.where["layer"] != MFCC]
-    centred = [one for one in rates if one.where["system"] == CENTRED] or rates
-    return min(centred, key=lambda one: one.value).where["layer"]
+def conclusion(results: Sequence[Result]) -> str:
+    """One paragraph: which layer is best, whether it beats the floor, and what that is worth."""
+    winner, floor = best(results), best(results, floor=True)
+    text = f"Lowest: layer {winner.where['layer']}, {100 * winner.value:.2f} % ({winner.where['system']})."
+    if floor is not None and floor.value <= winner.value:
+        text += f" No layer beats {MFCC}, which has {100 * floor.value:.2f} % ({floor.where['system']})."
+    return (
+        f"{text} These trials chose it, so its rate is a little too good; choose on development trials what you use on "
+        "others."
+    )
 
 
 def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequence[str], info: Mapping) -> str:
@@ -63,11 +68,6 @@ def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequenc
         for system in (RAW, CENTRED, SCALED)
     }
     save_layer_plot(out / "layers.png", name, {system: line for system, line in lines.items() if line}, MFCC)
-    winner = best(results)
-    found = (
-        f"Lowest: layer {winner.where['layer']}, {100 * winner.value:.2f} % ({winner.where['system']}). These trials "
-        "chose it, so its rate is a little too good; choose on development trials what you use on others."
-    )
     explanation = [
         "An utterance is the mean and the standard deviation over time of one layer, compared by cosine; nothing is",
         "trained (arXiv 2402.00340). Layer 0 is the input of the first transformer layer, layer i the output of",
@@ -76,7 +76,7 @@ def write_report(out: Path, name: str, results: Sequence[Result], notes: Sequenc
         "the same statistics of cepstra. The interval is 95 %, speakers resampled, not trials.",
     ]
     text = "\n".join([*explanation, "", *(f"- {note}" for note in notes), "", "![EER of every layer](layers.png)"])
-    shown = f"{table(results)}\n\n{found}"
+    shown = f"{table(results)}\n\n{conclusion(results)}"
     write_results_md(
         out / "RESULTS.md", f"Speaker information by layer: {name}", [("", shown), ("What this is", text)], info
     )

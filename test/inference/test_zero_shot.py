@@ -12,10 +12,12 @@ import torch
 from tiny_model import RATE_HZ, make_model, voice
 
 from espnet_ext.bin import embed, layer_probe
+from espnet_ext.inference.layer_report import conclusion
 from espnet_ext.inference.speaker_frames import SpeakerFrames, open_upstream
 from espnet_ext.inference.spk import SpeakerEmbedder
 from espnet_ext.inference.zero_shot import ZeroShotEmbedder, identity, mean_and_deviation
 from espnet_ext.metrics.detection import eer
+from espnet_ext.metrics.report import Result
 from espnet_ext.upstream.load import load_upstream
 
 
@@ -177,6 +179,17 @@ def test_probe_leaves_a_table_a_curve_and_its_statistics(probed, capsys):
     assert "8 utterances of" in report and "EER % minus mean" in report
     assert (probed / "layers.png").read_bytes().startswith(b"\x89PNG")
     assert (probed / "statistics" / "layers" / "test" / "embedding.scp").is_file()
+
+
+def test_a_floor_that_no_layer_beats_is_said():
+    def rate(layer, system, value):
+        return Result("eer", value, where={"layer": layer, "system": system})
+
+    layers = [rate("0", "raw", 0.3), rate("1", "raw", 0.2), rate("1", "minus mean", 0.25)]
+    said = conclusion([rate("MFCC", "raw", 0.4), rate("MFCC", "standardised", 0.15), *layers])
+    assert said.startswith("Lowest: layer 1, 20.00 % (raw). No layer beats MFCC, which has 15.00 % (standardised).")
+    for beaten in ([], [rate("MFCC", "raw", 0.21)]):
+        assert "No layer" not in conclusion([*beaten, *layers])
 
 
 def test_probe_again_reads_no_audio(probed, encoder, corpus, monkeypatch, capsys):
