@@ -189,6 +189,10 @@ def start(x: torch.Tensor, config: UbmConfig, floor: torch.Tensor) -> Gmm:
     Until the last five iterations a component with fewer than F + 1 frames is put beside the heaviest one, which it
     shares from then on.
     """
+    if len(x) < config.num_gaussians:
+        raise UserError(
+            f"{len(x)} frames in memory are too few to start {config.num_gaussians} Gaussians; raise --init_frames"
+        )
     x, floor = x.double(), floor.to(x.device)
     rng = np.random.default_rng(config.seed)
     chosen = torch.from_numpy(np.sort(rng.choice(len(x), config.num_gaussians, replace=False))).to(x.device)

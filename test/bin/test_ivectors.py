@@ -192,6 +192,17 @@ def test_no_full_stage_is_a_diagonal_mixture(data, tmp_path):
     assert extractor(data, tmp_path / "ubm", tmp_path / "iv") == 0
 
 
+@pytest.mark.gpu
+def test_cuda_gives_what_the_cpu_gives(data, models, whole, tmp_path):
+    device = ("--device", "cuda")
+    assert ubm(data, tmp_path / "ubm", *device) == 0
+    assert same(tmp_path / "ubm" / "ubm.npz", models / "ubm" / "ubm.npz")
+    assert extractor(data, models / "ubm", tmp_path / "iv", *device) == 0
+    assert same(tmp_path / "iv" / "ivector.npz", models / "ivector" / "ivector.npz")
+    assert extract(data, models / "ivector", tmp_path / "out", *device) == 0
+    np.testing.assert_allclose(vectors(tmp_path / "out"), whole, atol=1e-4)
+
+
 def last_line(capsys) -> str:
     lines = capsys.readouterr().err.strip().splitlines()
     assert not [line for line in lines if "Traceback" in line]
@@ -240,6 +251,8 @@ def test_broken_utterances_are_left_out_and_listed(broken, models, whole, tmp_pa
 def test_too_few_frames_for_the_gaussians(data, tmp_path, capsys):
     assert ubm(data, tmp_path, "--num_gaussians", 5000) == 2
     assert "too few for 5000 Gaussians" in last_line(capsys)
+    assert ubm(data, tmp_path, "--num_gaussians", 30, "--init_frames", 2) == 2
+    assert "raise --init_frames" in last_line(capsys)
     assert not (tmp_path / "ubm.npz").exists()
 
 
