@@ -168,6 +168,8 @@ class HubertEncoder(torch.nn.Module):
         layerdrop: probability that a layer is left out of a training step.
         feature_grad_mult: gradients of the convolutions are multiplied by this.
         layer_norm_eps: of all layer norms but those of the convolutions.
+        conv_init: what the first convolution starts from: ``random`` (the paper), or ``bands``, band passes from 60 to
+            7600 Hz, for trainings of minutes.
     """
 
     def __init__(
@@ -191,13 +193,16 @@ class HubertEncoder(torch.nn.Module):
         layerdrop: float = 0.05,
         feature_grad_mult: float = 0.1,
         layer_norm_eps: float = 1e-5,
+        conv_init: str = "random",
     ):
         super().__init__()
         if num_hidden_layers < 1:
             raise UserError(f"encoder_conf: num_hidden_layers must be at least 1; got {num_hidden_layers}")
         self.geometry = Geometry.of(conv_kernel, conv_stride)
         self.feature_grad_mult = feature_grad_mult
-        self.feature_extractor = ConvExtractor(conv_dim, conv_kernel, conv_stride, conv_bias, feat_extract_norm)
+        self.feature_extractor = ConvExtractor(
+            conv_dim, conv_kernel, conv_stride, conv_bias, feat_extract_norm, conv_init
+        )
         self.feature_projection = FeatureProjection(conv_dim[-1], hidden_size, feat_proj_dropout, layer_norm_eps)
         layers = [
             TransformerLayer(

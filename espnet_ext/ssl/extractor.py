@@ -1,12 +1,13 @@
 """The convolutions at the bottom of HuBERT: waveform in, 50 feature vectors per second out."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
 
-from espnet_ext.errors import UserError
-
+from espnet_ext.errors import UserError, check_choices
+from espnet_ext.ssl.geometry import RATE_HZ
 
 # Input channels per group from which bfloat16 convolutions of the CPU give what they should.
 _BF16_CHANNELS = 32
@@ -70,13 +71,21 @@ def group_norm_of_valid(x: torch.Tensor, frames: torch.Tensor, norm: torch.nn.Gr
 class ConvExtractor(torch.nn.Module):
     """A stack of ``ConvLayer``; group norm is in the first layer only, layer norm in all.
 
-    conv_dim, conv_kernel, conv_stride: one number per layer. conv_bias: HuBERT Large has one.
+    conv_dim, conv_kernel, conv_stride: one number per layer. conv_bias: HuBERT Large has one. init: what the first
+    layer starts from, see ``HubertEncoder``.
     """
 
     def __init__(
-        self, conv_dim: Sequence[int], conv_kernel: Sequence[int], conv_stride: Sequence[int], bias: bool, norm: str
+        self,
+        conv_dim: Sequence[int],
+        conv_kernel: Sequence[int],
+        conv_stride: Sequence[int],
+        bias: bool,
+        norm: str,
+        init: str = "random",
     ):
         super().__init__()
+        check_choices("encoder_conf", ("conv_init", init, ("random", "bands")))
         if not len(conv_dim) == len(conv_kernel) == len(conv_stride) > 0:
             raise UserError(
                 f"encoder_conf: conv_dim, conv_kernel and conv_stride need one number per layer; they have "
@@ -90,6 +99,10 @@ class ConvExtractor(torch.nn.Module):
             own_norm = norm if norm == "layer" or place == 0 else None
             self.conv_layers.append(ConvLayer(in_dim, dim, kernel, stride, bias, own_norm))
             in_dim = dim
+        if init == "bands":
+            with torch.no_grad():
+                first = self.conv_layers[0].conv.weight
+                first.copy_(band_filters(conv_dim[0], conv_kernel[0]))
 
     def forward(self, wav: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """Return features (batch, channels, frames) of waveforms (batch, samples); lengths (batch,) or None: whole."""
@@ -99,3 +112,19 @@ class ConvExtractor(torch.nn.Module):
                 frames = (frames - layer.kernel) // layer.stride + 1
             x = layer(x, frames)
         return x
+
+
+def band_filters(channels: int, kernel: int, lowest_hz: float = 60.0, highest_hz: float = 7600.0) -> torch.Tensor:
+    """Return band passes (channels, 1, kernel) of unit energy, evenly spaced in mel, in pairs a quarter wave apart.
+
+    Each is a Hann window times a cosine. Behind the norm of each channel and GELU they are much like the energies of a
+    filter bank, which a short training has no time to find.
+    """
+    time_s = (torch.arange(kernel, dtype=torch.float64) - (kernel - 1) / 2) / RATE_HZ
+    low, high = (2595 * math.log10(1 + hz / 700) for hz in (lowest_hz, highest_hz))
+    pairs = (channels + 1) // 2
+    centres_hz = 700 * (10 ** (torch.linspace(low, high, pairs, dtype=torch.float64) / 2595) - 1)
+    phases = 2 * math.pi * centres_hz[:, None] * time_s
+    window = torch.hann_window(kernel + 2, periodic=False, dtype=torch.float64)[1:-1]
+    filters = torch.stack([phases.cos(), phases.sin()], dim=1).flatten(0, 1)[:channels] * window
+    return (filters / filters.norm(dim=1, keepdim=True)).float()[:, None]

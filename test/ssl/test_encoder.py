@@ -192,3 +192,20 @@ def test_bfloat16_is_close():
     difference = (half.last.float() - whole.last)[:, :frames].abs().mean() / whole.last[:, :frames].abs().mean()
     assert difference < 0.03
     torch.testing.assert_close(half.power.float(), whole.power, rtol=0.02, atol=0)
+
+
+def test_band_filters_are_bands():
+    """Unit energy, peaks that rise evenly in mel, and pairs at a right angle."""
+    from espnet_ext.ssl.extractor import band_filters
+
+    filters = band_filters(40, 160)[:, 0]
+    torch.testing.assert_close(filters.square().sum(dim=1), torch.ones(40))
+    peaks_hz = torch.fft.rfft(filters[::2], 16000).abs().argmax(dim=1).double()
+    steps = (2595 * (1 + peaks_hz[3:] / 700).log10()).diff()
+    assert (steps - steps.mean()).abs().max() < 0.15 * steps.mean()
+    angles = (filters[::2] * filters[1::2]).sum(dim=1)[3:]
+    assert angles.abs().max() < 0.05
+    encoder = HubertEncoder(**{**TINY, "conv_init": "bands"})
+    torch.testing.assert_close(encoder.feature_extractor.conv_layers[0].conv.weight, band_filters(8, 10))
+    with pytest.raises(UserError, match="conv_init must be random, bands"):
+        HubertEncoder(**{**TINY, "conv_init": "mel"})
