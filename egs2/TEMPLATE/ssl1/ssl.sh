@@ -28,7 +28,9 @@ train_args=                # more training options, e.g. "--max_epoch 5"; they w
 ssl_tag=                   # name of the experiment (empty: the last config's)
 expdir=exp                 # where experiments go
 inference_model=valid.loss_m.best.pth  # checkpoint in an iteration's folder
-seed=0                     # one seed for split, centroids and training
+num_rank_utts=10000        # dev utterances that ranks are measured on (at most)
+num_probe_utts=2000        # utterances that probes are trained on, and as many they are scored on (at most)
+seed=0                     # one seed for split, centroids, training and probes
 # Jobs:
 nj=2                       # parallel jobs
 ngpu=0                     # GPUs per node; 0: the CPU
@@ -71,8 +73,9 @@ if stage 3 split "dev speakers -> dump/"; then
 fi
 
 for ((iter = start_iter; iter <= stop_iter; iter++)); do
+    log "-- iteration ${iter} of ${stop_iter}"
     it="${exp}/it${iter}"
-    if stage 4 clusters "iteration ${iter}: centroids -> exp/…/it${iter}/centroids"; then
+    if stage 4 clusters "every iteration: features -> centroids -> exp/…/it*/centroids"; then
         require "dump/${fit_set}/wav.scp" "stage 3 (split)"
         from="$(word "${iter}" "${features}")" which="$(word "${iter}" "${layers}")"
         if [ "${from}" = previous ]; then
@@ -87,7 +90,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
             --max_frames "${max_frames}" --seed "${seed}" --device "${device}" --out "${it}/centroids" ${kmeans_opts}
     fi
 
-    if stage 5 labels "iteration ${iter}: one pass over the audio -> exp/…/it${iter}/units"; then
+    if stage 5 labels "every iteration: units, in one pass over the audio -> exp/…/it*/units"; then
         require "${it}/centroids/quantizer.json" "stage 4 (clusters)"
         for name in ${fit_set} ${dev_set} ${test_sets}; do
             ${units_cmd} JOB=1:"${nj}" "${it}/units/${name}/log/units.JOB.log" \
@@ -96,7 +99,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
         done
     fi
 
-    if stage 6 train "iteration ${iter}: masked prediction -> exp/…/it${iter}/model, it${iter}/hf"; then
+    if stage 6 train "every iteration: masked prediction -> exp/…/it*/model, exp/…/it*/hf"; then
         require "${it}/units/${dev_set}/units.scp" "stage 5 (labels)"
         config="$(word "${iter}" "${train_config}")"
         # shellcheck disable=SC2086  # the option holds several words
@@ -119,7 +122,25 @@ if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
     done
 fi
 
-if stage 8 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf, and for s3prl -> exp/…/s3prl.pt"; then
+if stage 8 rank "label-free rank of every layer of every checkpoint -> exp/…/it*/rank"; then
+    for ((iter = start_iter; iter <= stop_iter; iter++)); do
+        require "${exp}/it${iter}/model/${inference_model}" "stage 6 (train)"
+        run python -m espnet_ext.bin.rank --checkpoints "${exp}/it${iter}/model" --data "dev=dump/${dev_set}" \
+            --num_utterances "${num_rank_utts}" --seed "${seed}" --device "${device}" --out "${exp}/it${iter}/rank"
+    done
+fi
+
+if stage 9 probe "frozen linear probes against rank, last iteration -> exp/…/it*/study"; then
+    for name in ${test_sets}; do
+        require "dump/${fit_set}/utt2phones" "a corpus with phone times (doc/data_formats.md)"
+        run python -m espnet_ext.bin.rank_study --checkpoints "${exp}/it${stop_iter}/model" \
+            --data "dev=dump/${dev_set}" --train "dump/${fit_set}" --test "dump/${name}" \
+            --num_utterances "${num_rank_utts}" --num_train "${num_probe_utts}" --num_test "${num_probe_utts}" \
+            --seed "${seed}" --device "${device}" --out "${exp}/it${stop_iter}/study_${name}"
+    done
+fi
+
+if stage 10 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf, and for s3prl -> exp/…/s3prl.pt"; then
     require "${exp}/it${stop_iter}/model/${inference_model}" "stage 6 (train)"
     run python -m espnet_ext.bin.export_ssl --exp "${exp}/it${stop_iter}/model" --model_file "${inference_model}" \
         --out "${exp}/hf" --s3prl "${exp}/s3prl.pt"

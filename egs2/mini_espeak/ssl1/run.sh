@@ -11,5 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --layers "- 3" \
     --num_units "100 100" \
     --max_frames 100000 \
+    --num_rank_utts 100 \
+    --num_probe_utts 200 \
     --train_config conf/train_hubert.yaml \
     "$@"
