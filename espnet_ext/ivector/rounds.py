@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(job: Job, shard: tuple[int, int] = (1, 1), nj: int = 1) -> Path | None:
 def is_finished(job: Job) -> bool:
     """True where the result was made with these settings from these files."""
     path = job.out / job.result
-    return path.is_file() and str(load(path).get("key")) == job.key
+    return path.is_file() and str(load(path, ("key",))["key"]) == job.key
 
 
 def _unfinished(job: Job, work: Path) -> list[str]:
@@ -132,14 +133,17 @@ def save(path: Path, arrays: Arrays) -> None:
         np.savez(file, **arrays)
 
 
-def load(path: Path) -> Arrays:
-    """Read what ``save`` wrote; ``UserError`` where the file is missing or broken. Nothing in it is ever executed."""
+def load(path: Path, names: Iterable[str] | None = None) -> Arrays:
+    """Read what ``save`` wrote, or only these names; ``UserError`` where the file is missing or broken.
+
+    Nothing in the file is ever executed.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+            return {name: file[name] for name in (file.files if names is None else names)}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the stage that makes it") from None
-    except (ValueError, OSError, KeyError, EOFError) as error:
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read ({reason}); remove it and give the same command again") from None
 

@@ -65,8 +65,7 @@ class ExtractorJob:
 
     @cached_property
     def key(self) -> str:
-        ubm = hashlib.sha256(self.ubm.read_bytes()).hexdigest() if self.ubm.is_file() else load(self.ubm)
-        return fingerprint(self.data, asdict(self.config), ubm)
+        return fingerprint(self.data, asdict(self.config), hashlib.sha256(self.ubm.read_bytes()).hexdigest())
 
     @property
     def steps(self) -> list[str]:
