@@ -235,6 +235,10 @@ def test_hidden_labels(tmp_path, capsys):
     for name in ("utt2spk", "spk2utt"):
         (tmp_path / "train" / name).unlink()
     assert main(["--in", str(tmp_path / "train"), "--out", str(tmp_path / "again")]) == 0  # it needs no speakers
+    cut = {"wav.scp": {"r": "r.wav"}, "segments": {"r-1": "r 0 1", "r-2": "r 1 2"}, "utt2spk": {"r-1": "s", "r-2": "s"}}
+    DataDir.write(tmp_path / "cut", cut)
+    assert main(["--in", str(tmp_path / "cut"), "--out", str(tmp_path / "cut hidden")]) == 0
+    assert read_scp(tmp_path / "cut hidden/utt2spk") == {"r-1": "r-1", "r-2": "r-2"}
     (tmp_path / "train/utt2session").write_text("a 1\n")
     assert main(["--in", str(tmp_path / "train"), "--out", str(tmp_path / "third")]) == 2
     assert "no line for utterance 'b'" in capsys.readouterr().err
