@@ -49,6 +49,13 @@ def best(results: Sequence[Result], floor: bool = False) -> Result | None:
     return min(rates, key=lambda one: one.value, default=None)
 
 
+def best_centred(results: Sequence[Result]) -> str:
+    """The layer with the lowest EER as a recipe scores embeddings: minus the mean where that was measured, else raw."""
+    rates = [one for one in results if one.metric == "eer" and one.where["layer"] != MFCC]
+    centred = [one for one in rates if one.where["system"] == CENTRED] or rates
+    return min(centred, key=lambda one: one.value).where["layer"]
+
+
 def conclusion(results: Sequence[Result]) -> str:
     """One paragraph: which layer is best, whether it beats the floor, and what that is worth."""
     winner, floor = best(results), best(results, floor=True)
