@@ -11,7 +11,7 @@ from espnet_ext.errors import cli
 #: Order of the listing; a command that is in no group is listed at the end.
 GROUPS = {
     "use a model": ("verify", "enroll", "identify", "embed", "export_onnx"),
-    "train and measure": ("train", "score", "layer_probe", "make_trials", "split_speakers"),
+    "train and measure": ("train", "score", "layer_probe", "rank", "rank_study", "make_trials", "split_speakers"),
     "publish": ("pack", "upload"),
     "data directories": ("format_data", "validate_data_dir", "fix_data_dir", "subset_data_dir"),
 }

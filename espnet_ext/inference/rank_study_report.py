@@ -19,10 +19,11 @@ from espnet_ext.metrics.report import Result, markdown_table, write_results_json
 EXPLANATION = """\
 Does RankMe-t, which needs no labels, tell which checkpoint of a run is better (arXiv 2409.10787)? For every layer
 alone, over {n} checkpoints, the first of them {first}: Pearson's and Spearman's correlation of the rank with a probe's
-score. Layers are never pooled: rank does not choose layers. A correlation over {n} points is a rough number{rough}.
+score; "trained" is Spearman's without the random initialisation, whose rank can be high. Layers are never pooled: rank
+does not choose layers. A correlation over {n} points is a rough number{rough}.
 
 Regret is the score of the best checkpoint minus that of the checkpoint with the highest rank, in points; beside it the
-same for the checkpoint with the lowest dev loss, where the training has left one for every trained checkpoint.
+same for the checkpoint with the lowest dev loss, of those at the end of an epoch, where the training has noted it.
 
 The encoder is frozen. Phone accuracy: frames, classified by a linear discriminant of one layer, trained on the training
 utterances. Speaker accuracy: the same of the mean over time, on utterances of known speakers that were held out
@@ -31,16 +32,22 @@ utterances. Speaker accuracy: the same of the mean over time, on utterances of k
 
 @dataclass(frozen=True)
 class Correlation:
-    """Of one layer on one list with one probe; ``regret_loss`` is None where no losses are known."""
+    """Of one layer on one list with one probe.
+
+    spearman_trained: without the random initialisation, None where there is none or fewer than 3 others.
+    regret_loss: None where no losses are known.
+    """
 
     probe: str
     list: str
     layer: int
     pearson: float
     spearman: float
+    spearman_trained: float | None
     regret_rank: float
     regret_loss: float | None
     count: int
+    untrained: int
 
 
 def correlate(
@@ -49,6 +56,7 @@ def correlate(
     """Return correlations for every probe, list and layer; pairs are matched by checkpoint."""
     names = [one.name for one in checkpoints]
     losses = loss_by_name(checkpoints)
+    trained = np.array([one.step != 0 for one in checkpoints])
     found = []
     for (probe, name), by_layer in series(names, rank_rows, probe_rows).items():
         for layer, pairs in by_layer.items():
@@ -57,16 +65,18 @@ def correlate(
             if losses:
                 chosen = min(losses, key=losses.get)
                 by_loss = float(scores.max() - scores[names.index(chosen)])
-            values = pearson(ranks, scores), spearman(ranks, scores), regret(ranks, scores)
-            found.append(Correlation(probe, name, layer, *values, by_loss, len(pairs)))
+            of_trained = None
+            if 3 <= trained.sum() < len(trained):
+                of_trained = spearman(ranks[trained], scores[trained])
+            values = pearson(ranks, scores), spearman(ranks, scores), of_trained, regret(ranks, scores)
+            found.append(Correlation(probe, name, layer, *values, by_loss, len(pairs), int((~trained).sum())))
     return found
 
 
 def loss_by_name(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
-    """Return the dev loss of every trained checkpoint; empty where one of them has none."""
-    trained = [one for one in checkpoints if one.step != 0]
-    losses = {one.name: one.valid_loss for one in trained if one.valid_loss is not None}
-    return losses if len(losses) == len(trained) else {}
+    """Return the dev losses that trainings have noted (at the end of epochs); empty for fewer than 3."""
+    losses = {one.name: one.valid_loss for one in checkpoints if one.valid_loss is not None}
+    return losses if len(losses) >= 3 else {}
 
 
 def series(
@@ -90,12 +100,20 @@ def series(
 def correlation_table(found: Sequence[Correlation]) -> str:
     """Markdown: a line per probe and layer, columns for every list."""
     lists = list(dict.fromkeys(one.list for one in found))
-    header = ["probe", "layer", *(f"{what} {name}" for name in lists for what in ("Pearson", "Spearman", "regret"))]
+    trained = any(one.spearman_trained is not None for one in found)
+    measures = ["Pearson", "Spearman", *(["trained"] if trained else []), "regret"]
+    header = [
+        "probe",
+        "layer",
+        *(f"{what} {name}" if what == "Pearson" else what for name in lists for what in measures),
+    ]
     known = any(one.regret_loss is not None for one in found)
     lines: dict[tuple[str, int], list[str]] = {}
     for one in found:
         line = lines.setdefault((one.probe, one.layer), [one.probe, str(one.layer)])
-        line += [_signed(one.pearson), _signed(one.spearman), f"{one.regret_rank:.2f}"]
+        line += [_signed(one.pearson), _signed(one.spearman)]
+        line += [_signed(one.spearman_trained)] if trained else []
+        line.append(f"{one.regret_rank:.2f}")
     if known:
         header.append("regret by loss")
         for one in found:
@@ -105,8 +123,8 @@ def correlation_table(found: Sequence[Correlation]) -> str:
     return markdown_table([*header, "n"], [[*line, str(found[0].count)] for line in lines.values()])
 
 
-def _signed(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:+.2f}"
+def _signed(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:+.2f}"
 
 
 def score_table(rows: Sequence[dict], probe: str) -> str:
@@ -176,10 +194,11 @@ def _results(found: Sequence[Correlation], probe_rows: Sequence[dict]) -> list[R
     results = []
     for one in found:
         where = {"probe": one.probe, "list": one.list, "layer": str(one.layer)}
-        for metric in ("pearson", "spearman", "regret_rank", "regret_loss"):
+        for metric in ("pearson", "spearman", "spearman_trained", "regret_rank", "regret_loss"):
             value = getattr(one, metric)
             if value is not None:
-                results.append(Result(metric, value, count=one.count, where=where))
+                count = one.count - one.untrained if metric == "spearman_trained" else one.count
+                results.append(Result(metric, value, count=count, where=where))
     for row in probe_rows:
         where = {"checkpoint": row["checkpoint"], "layer": str(row["layer"])}
         results += [Result(f"probe_{probe}", row[probe], unit="%", where=where) for probe in PROBES if probe in row]

@@ -122,7 +122,7 @@ def test_study(corpus, run, capsys):
     options += ["--train", str(corpus / "train"), "--test", str(corpus / "test"), "--num_utterances", "10"]
     assert rank_study(options) == 0
     table = capsys.readouterr().out
-    assert "Spearman in" in table and "regret by loss" in table
+    assert "Pearson in" in table and "trained" in table and "regret by loss" in table
     ranks, scores = rows_of(out / "rank.csv"), rows_of(out / "probes.csv")
     results = json.loads((out / "results.json").read_text())["results"]
     for probe in ("phone", "speaker", "eer"):
@@ -135,6 +135,8 @@ def test_study(corpus, run, capsys):
                 found = next(one for one in results if one["metric"] == metric and one["where"] == where)
                 expected = function(x, y)
                 assert found["count"] == 4
+                trained = next(one for one in results if (one["metric"], one["where"]) == ("spearman_trained", where))
+                assert trained["count"] == 3
                 assert found["value"] == (None if np.isnan(expected) else pytest.approx(expected))
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
 
