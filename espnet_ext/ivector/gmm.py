@@ -65,12 +65,13 @@ class Gmm:
         """The second-order terms of frames x (T, F): the upper triangle of x x' (T, F (F + 1) / 2), or the squares."""
         if not self.is_full:
             return x.square()
-        dim = x.size(1)
-        packed, first = x.new_empty(len(x), len(self._rows)), 0
-        for row in range(dim):  # picking the columns by their numbers takes ten times as long
-            torch.mul(x[:, row:], x[:, row : row + 1], out=packed[:, first : first + dim - row])
-            first += dim - row
-        return packed
+        # Whole rows of the transpose: picking columns by their numbers, or slices of them, takes several times as long.
+        x = x.T.contiguous()
+        packed, first = x.new_empty(len(self._rows), x.size(1)), 0
+        for row in range(len(x)):
+            torch.mul(x[row:], x[row], out=packed[first : first + len(x) - row])
+            first += len(x) - row
+        return packed.T
 
     def log_joint(self, x: torch.Tensor) -> torch.Tensor:
         """Return log(weight_c N(x_t; m_c, S_c)) (T, C) of frames x (T, F)."""
