@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
-from corpora import checkout, librispeech, run
+from corpora import ROOT, checkout, librispeech, run
 from random_encoders import make
 
 TRAIN = {reader: [1] * 4 for reader in range(100, 106)}
@@ -68,3 +69,27 @@ def test_an_encoder_that_is_not_there_is_one_line(recipe):
         )
         lines = [line for line in done.stderr.splitlines() if "(heads.sh)" not in line]
         assert done.returncode == 2 and len(lines) == 1 and says in lines[0], done.stderr
+
+
+def test_a_configuration_names_the_recipe_that_makes_its_encoder(recipe, monkeypatch, capsys):
+    from espnet_ext.bin.train import main
+
+    monkeypatch.chdir(recipe)
+    options = ["--config", "conf/train_ssl_light.yaml", "--output_dir", "exp/x", "--dry_run", "true", "--ngpu", "0"]
+    assert main(["spk", *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("./run.sh in ../../mini_espeak/ssl1 makes it")
+
+
+def test_parameters_of_the_readme_are_those_of_its_command(capsys):
+    from espnet_ext.bin.head_parameters import main
+
+    recipe = ROOT / "egs2/mini_espeak/spk1"
+    readme = (recipe / "README.md").read_text(encoding="utf-8")
+    names = re.findall(
+        r"^\| `(conf/train_ssl_\w+\.yaml)` \|.*\| ([\d,]+)(?: trained, ([\d,]+) used)? \|$", readme, re.M
+    )
+    assert len(names) == 3
+    for name, trained, used in names:
+        assert main([str(recipe / name), "--upstream", "96x4"]) == 0
+        row = capsys.readouterr().out.splitlines()[-2]
+        assert [cell.strip() for cell in row.split("|")[3:5]] == [trained, used or trained]

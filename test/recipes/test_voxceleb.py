@@ -18,15 +18,15 @@ def test_every_stage(tmp_path):
     exp = recipe / "exp/spk_train_ecapa"
     speakers = {
         name: {line.split()[0] for line in (recipe / "dump" / name / "spk2utt").read_text().splitlines()}
-        for name in ("train_fit", "train_dev", "train_fit_cohort", "vox1")
+        for name in ("train_fit", "train_dev", "train_fit_cohort2", "vox1")
     }
     assert {name: len(s) for name, s in speakers.items()} == {
         "train_fit": 7,
         "train_dev": 3,
-        "train_fit_cohort": 7,
+        "train_fit_cohort2": 7,
         "vox1": 3,
     }
-    assert not speakers["train_dev"] & speakers["train_fit"] and speakers["train_fit_cohort"] == speakers["train_fit"]
+    assert not speakers["train_dev"] & speakers["train_fit"] and speakers["train_fit_cohort2"] == speakers["train_fit"]
     rows = json.loads((exp / "results.json").read_text())["results"]
     assert {row["where"]["condition"] for row in rows} == {"o", "o_cleaned"}
     assert all(0 <= row["value"] <= 1 for row in rows if row["metric"] == "eer")

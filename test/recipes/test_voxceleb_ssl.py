@@ -1,12 +1,14 @@
 """Every head of egs2/voxceleb on every encoder of its run_heads.sh, with a tiny encoder of its type in its place."""
 
 import re
+import shutil
 
 import pytest
 import yaml
-from corpora import ROOT
+from corpora import ROOT, checkout, run, voxceleb
 from random_encoders import make
 
+from espnet_ext.bin.head_parameters import main as head_parameters
 from espnet_ext.bin.train import main
 
 RECIPE = ROOT / "egs2/voxceleb/spk1"
@@ -58,3 +60,32 @@ def test_heads_differ_in_nothing_but_the_head():
         if "zero_shot" not in path.stem
     ]
     assert all(one == rest[0] for one in rest)
+
+
+def test_counts_of_the_readme_are_those_of_its_command(capsys):
+    assert head_parameters([*map(str, CONFIGS), "--baseline", str(RECIPE / "conf/train_ssl_xvector.yaml")]) == 0
+    told = capsys.readouterr().out
+    readme = (RECIPE / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `conf/(train_ssl_\w+)\.yaml` \|.*\| ([^|]*) \|$", readme, re.MULTILINE))
+    assert set(rows) == {path.stem for path in CONFIGS}
+    for name, numbers in rows.items():
+        found = re.findall(rf"^\| {name} +\| +\d+ \| +([\d,]+) \| +([\d,]+) \|", told, re.MULTILINE)
+        trained, used = zip(*found, strict=True)
+        expected = [" / ".join(trained)] if trained == used else [" / ".join(trained), " / ".join(used)]
+        assert all(text in numbers or set(trained) == {"0"} and numbers == "0" for text in expected), (name, numbers)
+
+
+@pytest.mark.timeout(300)
+def test_superbs_training_set_is_voxceleb1_alone(tmp_path):
+    tree = voxceleb(tmp_path / "vox celeb", speakers1=range(10001, 10007), speakers2=range(12, 14))
+    recipe = checkout(tmp_path / "here", "voxceleb/spk1") / "egs2/voxceleb/spk1"
+    shutil.copytree(tree / "meta", recipe / "downloads")  # the official lists, as if downloaded
+    make(recipe / "tiny", "wavlm")
+    run(
+        f"./run_heads.sh --corpus '{tree}' --run_opts '--nj 1 --num_dev_speakers 3 --cohort_per_speaker 2' "
+        "--upstreams ./tiny --probe_args '--num_bootstrap 0' --stop_stage probe",
+        recipe,
+    )
+    speakers = {line.split()[0] for line in (recipe / "dump/train_vox1_fit/spk2utt").read_text().splitlines()}
+    assert len(speakers) == 3 and all(speaker.startswith("id1") for speaker in speakers)
+    assert (recipe / "exp/heads/probe_tiny/best_layer").read_text().strip() in "0123"

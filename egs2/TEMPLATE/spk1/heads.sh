@@ -20,7 +20,8 @@ train_args=                # more training options for every head, e.g. "--max_e
 corpus=                    # where the corpus lies, as for ./run.sh
 local_data_opts=           # more options of local/data.sh
 run_opts=                  # more options of ./run.sh, e.g. "--ngpu 4 --nj 8"
-fit_set=train_fit          # dump/<fit_set>: what all the data are; its labels are not used by the probe
+train_set=train            # data/<train_set>: what all the data are, as for ./run.sh
+fit_set=train_fit          # dump/<fit_set>: what of it is trained on; the probe takes its mean, not its labels
 dev_set=train_dev          # dump/<dev_set>: its trials choose layer, checkpoint and learning rate
 test_set=test              # dump/<test_set>: what the table shows
 condition=all              # its trial list: all, or what follows dump/<test_set>/trials. in a file's name
@@ -53,8 +54,8 @@ tag_of() { # CONFIG ENCODER RATE: name of the experiment of this head on all the
 }
 recipe() { # OPTIONS…: the recipe's own stages
     # shellcheck disable=SC2086  # the option holds several words
-    run "${run_sh}" --expdir "${expdir}" --seed "${seed}" --corpus "${corpus}" --local_data_opts "${local_data_opts}" \
-        ${run_opts} "$@" < /dev/null
+    run "${run_sh}" --corpus "${corpus}" --local_data_opts "${local_data_opts}" --train_set "${train_set}" \
+        --expdir "${expdir}" --seed "${seed}" ${run_opts} "$@" < /dev/null
 }
 one_head() { # FIRST LAST CONFIG ENCODER RATE FRACTION BY: stages FIRST to LAST of one training
     local args="--frontend_conf model=$4 ${train_args}${5:+ --optim_conf lr=$5}" probe

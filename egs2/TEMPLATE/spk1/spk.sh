@@ -50,6 +50,7 @@ if [[ ! ${train_fraction} =~ ^1([.]0*)?$ ]]; then
     fit_set+="_${fraction_by}${train_fraction}" exp+="_${fraction_by}${train_fraction}"
 fi
 cohort_set="${fit_set}_cohort"
+if [ "${cohort_per_speaker}" -gt 0 ]; then cohort_set+="${cohort_per_speaker}"; fi
 device=cpu embed_cmd="${train_cmd}"
 if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}"; fi
 

@@ -8,4 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --heads "conf/train_ssl_light.yaml conf/train_ssl_xvector.yaml" \
     --baseline conf/train_ssl_xvector.yaml \
     --zero_shot conf/train_ssl_zero_shot.yaml \
+    --train_fraction "0.2 0.6 1" \
+    --run_opts "--cohort_per_speaker 3" \
     "$@"

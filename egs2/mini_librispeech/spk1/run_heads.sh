@@ -12,4 +12,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --fit_set train \
     --dev_set dev \
     --condition cross_session \
+    --train_fraction "0.2 0.6 1" \
+    --run_opts "--cohort_per_speaker 3" \
     "$@"

@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --heads "conf/train_ssl_light.yaml conf/train_ssl_xvector.yaml" \
     --baseline conf/train_ssl_xvector.yaml \
     --zero_shot conf/train_ssl_zero_shot.yaml \
-    --run_opts "--train_set train_vox1" \
+    --train_set train_vox1 \
     --fit_set train_vox1_fit \
     --dev_set train_vox1_dev \
     --test_set vox1 \
