@@ -63,7 +63,8 @@ def main(argv=None):
     from espnet_ext.inference.spk import check_device
     from espnet_ext.spk.embeddings import EmbeddingTable
 
-    check_device(args.device)
+    if check_device(args.device) == "mps":
+        raise UserError("--device mps has no float64, which the clustering needs; use --device cpu")
     table = EmbeddingTable.read(*args.embeddings)
     vectors = one_vector_each(table.vectors)
     with only_writer(args.out):
