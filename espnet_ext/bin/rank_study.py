@@ -48,7 +48,7 @@ def main(argv=None):
     from espnet_ext.datadir import DataDir
     from espnet_ext.files import only_writer
     from espnet_ext.inference.rank import rank_rows
-    from espnet_ext.inference.rank_study import ProbeData, missing_tables, probe_rows
+    from espnet_ext.inference.rank_study import LogMelFloor, ProbeData, missing_tables, probe_rows
     from espnet_ext.inference.rank_study_report import write_study
     from espnet_ext.metrics.report import run_info
     from espnet_ext.train.rank_list import RankList
@@ -66,9 +66,12 @@ def main(argv=None):
     data = ProbeData(train, test, tuple(probe for probe in PROBES if probe in probes))
     with only_writer(args.out):
         ranks = rank_rows(checkpoints, lists, settings, device, args.out)
-        scores = probe_rows(checkpoints, data, device, args.out, args.max_batch_s, args.seed)
+        scores, floor = (
+            probe_rows(systems, data, device, args.out, args.max_batch_s, args.seed)
+            for systems in (checkpoints, [LogMelFloor()])
+        )
         info = run_info(args.seed, pool=args.pool, eps=args.eps, wall_time_s=round(time.perf_counter() - start, 1))
-        print(write_study(args.out, checkpoints, ranks, scores, lists, settings, data, info))
+        print(write_study(args.out, checkpoints, ranks, scores, floor[0], lists, settings, data, info))
 
 
 if __name__ == "__main__":

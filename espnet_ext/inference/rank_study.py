@@ -18,6 +18,7 @@ from espnet_ext.inference.rank import Opener, remembered
 from espnet_ext.inference.zero_shot import mean_and_deviation
 from espnet_ext.metrics.detection import RankedTrials
 from espnet_ext.spk.scoring import cosine_scores, unit_crops
+from espnet_ext.ssl.features import LogMel
 from espnet_ext.ssl.quality import phones_at
 from espnet_ext.train.rank_list import RATE_HZ, RankList
 
@@ -31,6 +32,32 @@ PROBES = {
 }
 # Speakers' vectors are few: more of the identity than for frames.
 _SPEAKER_SHRINKAGE = 0.1
+
+
+class LogMelFloor(torch.nn.Module):
+    """What an encoder has to beat, as an encoder of one layer: 80 log-mel energies of the samples that a frame sees."""
+
+    num_layers = 1
+    name, step = "log-mel", None
+
+    def identity(self) -> str:
+        """Changes with what the features are."""
+        return "logmel 1"
+
+    def open(self, device: str, seed: int = 0) -> "LogMelFloor":
+        """Stand in for a checkpoint."""
+        return self
+
+    def samples_for(self, num_frames: int) -> int:
+        """Return the samples of ``num_frames``, which lie as HuBERT's: 400 every 320."""
+        return 320 * (num_frames - 1) + 400
+
+    def hidden_states(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (1, batch, frames, 80) and lengths (batch,) in frames of waveforms (batch, samples)."""
+        features = LogMel()([row[:number] for row, number in zip(wav.cpu().numpy(), lengths.tolist(), strict=True)])
+        every_other = [torch.from_numpy(frames[::2]) for (frames,) in features]  # they come every 160 samples
+        states = torch.nn.utils.rnn.pad_sequence(every_other, batch_first=True)
+        return states[None].to(wav.device), torch.tensor([len(x) for x in every_other], device=wav.device)
 
 
 @dataclass
@@ -119,7 +146,9 @@ def missing_tables(probe: str, train: DataDir, test: DataDir) -> list[Path]:
     return [data.path / name for data, name in wanted if not data.has(name)]
 
 
-def probe_rows(checkpoints: Sequence[Checkpoint], data: ProbeData, device: str, out: Path, batch_s: float, seed: int):
+def probe_rows(
+    checkpoints: Sequence[Checkpoint | LogMelFloor], data: ProbeData, device: str, out: Path, batch_s: float, seed: int
+):
     """Score every layer of every checkpoint: rows with checkpoint, step, layer and a score in % per probe."""
     rows = []
     for number, checkpoint in enumerate(checkpoints, start=1):

@@ -137,17 +137,31 @@ def score_table(rows: Sequence[dict], probe: str) -> str:
     return markdown_table(["checkpoint", "step", *map(str, layers)], lines)
 
 
+def floor_line(rows: Sequence[dict], floor: dict, probe: str) -> str:
+    """Say what log-mel energies score, and what the last checkpoint's best layer does."""
+    last = [row for row in rows if row["checkpoint"] == rows[-1]["checkpoint"]]
+    best = max(last, key=lambda row: row[probe])
+    return (
+        f"{PROBES[probe][2]} of log-mel energies: {floor[probe]:.2f}; of the best layer ({best['layer']}) of "
+        f"{best['checkpoint']}: {best[probe]:.2f} ({best[probe] - floor[probe]:+.2f})."
+    )
+
+
 def write_study(
     out: Path,
     checkpoints: Sequence[Checkpoint],
     rank_rows: Sequence[dict],
     probe_rows: Sequence[dict],
+    floor: dict,
     lists: Sequence,
     settings,
     data: ProbeData,
     info: Mapping,
 ) -> str:
-    """Write ``RESULTS.md``, ``results.json``, ``rank.csv``, ``probes.csv``, ``study.png``; return the screen's text."""
+    """Write ``RESULTS.md``, ``results.json``, ``rank.csv``, ``probes.csv``, ``study.png``; return the screen's text.
+
+    floor: the row of ``LogMelFloor``.
+    """
     layers = {row["layer"] for row in rank_rows}
     probe_rows = [row for row in probe_rows if row["layer"] in layers]
     for one in lists:
@@ -163,15 +177,19 @@ def write_study(
     save_study_plot(out / "study.png", titled)
     main = correlation_table(found)
     sections = [("Correlation of rank and score, by layer", main)]
-    sections += [(f"{PROBES[probe][2]}, by layer", score_table(probe_rows, probe)) for probe in data.probes]
+    floors = {probe: floor_line(probe_rows, floor, probe) for probe in data.probes}
+    sections += [
+        (f"{PROBES[probe][2]}, by layer", f"{score_table(probe_rows, probe)}\n\n{floors[probe]}")
+        for probe in data.probes
+    ]
     sections += [
         (f"{one.name}: RankMe-t by layer", rank_table([row for row in rank_rows if row["list"] == one.name]))
         for one in lists
     ]
     sections.append(("What this is", explanation(checkpoints, lists, data)))
     write_results_md(out / "RESULTS.md", "Rank against probes", sections, info)
-    write_results_json(out / "results.json", _results(found, probe_rows) + rank_results(rank_rows), info)
-    return main
+    write_results_json(out / "results.json", _results(found, [*probe_rows, floor]) + rank_results(rank_rows), info)
+    return "\n\n".join([main, *floors.values()])
 
 
 def explanation(checkpoints: Sequence[Checkpoint], lists: Sequence, data: ProbeData) -> str:

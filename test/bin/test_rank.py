@@ -15,8 +15,10 @@ from espnet_ext.datadir import DataDir, write_scp
 from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint, find_checkpoints
 from espnet_ext.inference.rank import RankSettings, measure_ranks
-from espnet_ext.inference.rank_study import ProbeData, probe_layers, trial_eer
+from espnet_ext.inference.rank_study import LogMelFloor, ProbeData, probe_layers, trial_eer
 from espnet_ext.metrics.correlation import pearson, spearman
+from espnet_ext.ssl.features import LogMel
+from espnet_ext.ssl.geometry import Geometry
 from espnet_ext.train.rank_list import RankList
 
 
@@ -138,6 +140,8 @@ def test_study(corpus, run, capsys):
                 trained = next(one for one in results if (one["metric"], one["where"]) == ("spearman_trained", where))
                 assert trained["count"] == 3
                 assert found["value"] == (None if np.isnan(expected) else pytest.approx(expected))
+    floor = {one["metric"]: one["value"] for one in results if one["where"].get("checkpoint") == "log-mel"}
+    assert f"phone accuracy (%) of log-mel energies: {floor['probe_phone']:.2f}; of the best layer" in table
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -252,6 +256,17 @@ def test_probes_find_what_is_there(corpus):
     assert blind["phone"] < 60 and blind["speaker"] < 30 and blind["eer"] == pytest.approx(50)
     again = probe_layers(Spectrum(), data, "cpu", batch_s=0.5)[1]
     assert again == pytest.approx(seeing, abs=0.5)
+
+
+def test_log_mel_frames_lie_as_those_of_hubert(corpus):
+    floor, data = LogMelFloor(), DataDir(corpus / "test")
+    wavs = [torch.from_numpy(data.audio(utt)) for utt in data.utterances[:3]]
+    lengths = torch.tensor([len(wav) for wav in wavs])
+    states, frames = floor.hidden_states(torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True), lengths)
+    assert frames.tolist() == Geometry().frames(lengths).tolist() and floor.samples_for(9) == Geometry().samples_for(9)
+    for row, wav in enumerate(wavs):
+        alone = LogMel()([wav[320 * 4 : 320 * 4 + 400].numpy()])[0][0]
+        np.testing.assert_allclose(states[0, row, 4].numpy(), alone[0], atol=1e-5)
 
 
 def test_nothing_is_scored_on_what_it_was_trained_on(corpus):
