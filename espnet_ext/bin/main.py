@@ -11,7 +11,26 @@ from espnet_ext.errors import cli
 #: Order of the listing; a command that is in no group is listed at the end.
 GROUPS = {
     "use a model": ("verify", "enroll", "identify", "embed", "export_onnx"),
-    "train and measure": ("train", "score", "layer_probe", "rank", "rank_study", "make_trials", "split_speakers"),
+    "train and measure": ("train", "score", "make_trials", "split_speakers", "compare_heads", "head_parameters"),
+    "speakers without labels": (
+        "train_ubm",
+        "train_ivector_extractor",
+        "extract_ivectors",
+        "cluster",
+        "choose_clusters",
+        "ipl_report",
+        "ipl_ablation",
+        "ipl_seeds",
+    ),
+    "self-supervised encoders": (
+        "layer_probe",
+        "rank",
+        "rank_study",
+        "fit_units",
+        "make_units",
+        "score_units",
+        "export_ssl",
+    ),
     "publish": ("pack", "upload"),
     "data directories": ("format_data", "validate_data_dir", "fix_data_dir", "subset_data_dir"),
 }
