@@ -21,6 +21,7 @@ Does RankMe-t, which needs no labels, tell which checkpoint of a run is better (
 alone, over {n} checkpoints, the first of them {first}: Pearson's and Spearman's correlation of the rank with a probe's
 score; "trained" is Spearman's without the random initialisation, whose rank can be high. Layers are never pooled: rank
 does not choose layers. A correlation over {n} points is a rough number{rough}.
+Both may simply rise as training goes on: what it is good for shows where they turn.
 
 Regret is the score of the best checkpoint minus that of the checkpoint with the highest rank, in points; beside it the
 same for the checkpoint with the lowest dev loss, of those at the end of an epoch, where the training has noted it.

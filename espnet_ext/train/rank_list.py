@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 
 RATE_HZ = 16000
+_READERS = 4
 log = logging.getLogger(__name__)
 
 
@@ -88,11 +90,16 @@ class RankList:
     def batches(self, batch_s: float = 30.0) -> Iterator[tuple[list[str], torch.Tensor, torch.Tensor]]:
         """Yield (ids, wav float32 (B, samples) padded by zeros, lengths (B,)), longest first.
 
-        A batch has ``batch_s`` seconds at most, padding included, or one utterance.
+        A batch has ``batch_s`` seconds at most, padding included, or one utterance; the next one is read meanwhile.
         """
-        for utts in self._plan(round(batch_s * RATE_HZ)):
-            wavs = {utt: wav for utt in utts if (wav := self._read(utt)) is not None}
-            if wavs:
+        plan = self._plan(round(batch_s * RATE_HZ))
+        with ThreadPoolExecutor(_READERS) as readers:
+            ahead = {utt: readers.submit(self._read, utt) for utt in plan[0]}
+            for following in [*plan[1:], []]:
+                reading, ahead = ahead, {utt: readers.submit(self._read, utt) for utt in following}
+                wavs = {utt: wav for utt, future in reading.items() if (wav := future.result()) is not None}
+                if not wavs:
+                    continue
                 lengths = torch.tensor([len(wav) for wav in wavs.values()])
                 batch = torch.zeros(len(wavs), int(lengths.max()))
                 for row, wav in zip(batch, wavs.values(), strict=True):
