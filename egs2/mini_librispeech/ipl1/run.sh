@@ -20,6 +20,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --min_utterances 3 \
     --piece_s 4 \
     --max_rounds 3 \
+    --warm_start true \
     --num_dev_utterances 8 \
     --train_config conf/train_ecapa.yaml \
     "$@"
