@@ -64,8 +64,8 @@ def main(argv=None):
     table, out = seeds_table(found, args.seeds), args.out or args.expdir
     info = run_info(None, None, seeds=" ".join(map(str, args.seeds)), options=args.options or None)
     note = (
-        "EER of round 0 and of the last round, cosine after the mean of the unlabelled set was taken off. ± is the "
-        "deviation between seeds. In brackets: the middle 95 % over resampled test speakers, the same for both."
+        "Cosine after the mean of the unlabelled set was taken off; both: the mean of the two cosines. ± is the "
+        "deviation between seeds. In brackets: the middle 95 % over resampled test speakers, the same for all systems."
     )
     write_results_md(out / "seeds.md", "Start and end, several seeds", [("", f"{table}\n\n{note}")], info)
     write_results_json(out / "seeds.json", seeds_results(found, args.seeds), info)

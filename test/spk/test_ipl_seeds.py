@@ -33,30 +33,32 @@ def eer_by_hand(score, weights):
 
 
 def test_pairs_against_a_computation_by_hand():
-    lists = [scores(0, 1.0), scores(1, 2.5), scores(2, 1.2), scores(3, 2.2)]  # start, end, start, end
+    lists = [scores(k, distance) for k, distance in enumerate((1.0, 2.5, 2.0, 1.2, 2.2, 1.9))]  # of two seeds
     ranked = [RankedTrials(score, LABELS) for score in lists]
     found = paired(("t", "all"), ["3", "2"], ranked, LABELS, A // UTTERANCES, B // UTTERANCES, 20, seed=5)
     plain = [eer_by_hand(score, np.ones(len(A))) for score in lists]
-    assert found.start == pytest.approx(plain[::2]) and found.end == pytest.approx(plain[1::2])
-    assert found.reduction == pytest.approx(1 - (plain[1] + plain[3]) / (plain[0] + plain[2]))
+    assert found.eer == pytest.approx(np.reshape(plain, (2, 3)))
+    assert found.reduction("end") == pytest.approx(1 - (plain[1] + plain[4]) / (plain[0] + plain[3]))
+    assert found.reduction("both") == pytest.approx(1 - (plain[2] + plain[5]) / (plain[0] + plain[3]))
     rng = np.random.default_rng(5)
     expected = []
     for _ in range(20):
         times = rng.multinomial(SPEAKERS, np.full(SPEAKERS, 1 / SPEAKERS))
         a, b = times[A // UTTERANCES], times[B // UTTERANCES]
         each = [eer_by_hand(score, np.where(LABELS == 1, a, a * b).astype(float)) for score in lists]
-        expected.append([(each[0] + each[2]) / 2, (each[1] + each[3]) / 2])
+        expected.append(np.reshape(each, (2, 3)).mean(0))
     assert found.resampled == pytest.approx(np.array(expected))
-    low, high = found.interval
-    assert low < found.reduction < high and found.share_better > 0.9
+    low, high = found.interval("end")
+    assert low < found.reduction("end") < high and found.share_better("end") > 0.9
 
 
 def test_the_same_system_twice_differs_in_no_resampling():
-    ranked = [RankedTrials(scores(0, 1.0), LABELS)] * 2
+    ranked = [RankedTrials(scores(0, 1.0), LABELS)] * 3
     found = paired(("t", "all"), ["1"], ranked, LABELS, A // UTTERANCES, B // UTTERANCES, 10)
-    assert found.reduction == 0 and found.interval == (0, 0) and found.share_better == 0
+    for system in ("end", "both"):
+        assert found.reduction(system) == 0 and found.interval(system) == (0, 0) and found.share_better(system) == 0
     without = paired(("t", "all"), ["1"], ranked, LABELS, A // UTTERANCES, B // UTTERANCES, 0)
-    assert np.isnan(without.interval).all() and "nan" not in seeds_table([without], [7])
+    assert np.isnan(without.interval("end")).all() and "nan" not in seeds_table([without], [7])
 
 
 RECIPE = f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:], file=open('calls', 'a'))\nsys.exit('9' in sys.argv)\n"
@@ -93,11 +95,15 @@ def test_the_command(here, capsys):
     calls = Path("calls").read_text().splitlines()
     assert calls == [f"--stage init --stop_stage score --seed {s} --ipl_tag seed{s} --nj 1" for s in (0, 1)]
     rows = json.loads(Path("exp/seeds.json").read_text())["results"]
-    (reduction,) = [row for row in rows if row["metric"] == "relative_reduction"]
-    eers = {(r["where"]["round"], r["where"]["seed"]): r["value"] for r in rows if r["metric"] == "eer"}
-    assert len(eers) == 4 and 0 < reduction["value"] == pytest.approx(
-        1 - (eers["end", "0"] + eers["end", "1"]) / (eers["start", "0"] + eers["start", "1"])
-    )
+    eers = {(r["where"]["system"], r["where"]["seed"]): r["value"] for r in rows if r["metric"] == "eer"}
+    for system in ("end", "both"):
+        (less,) = [r for r in rows if r["metric"] == "relative_reduction" and r["where"]["system"] == system]
+        assert (
+            0
+            < less["value"]
+            == pytest.approx(1 - (eers[system, "0"] + eers[system, "1"]) / (eers["start", "0"] + eers["start", "1"]))
+        )
+    assert len(eers) == 6
     assert "0.00" not in Path("exp/seeds.md").read_text().splitlines()[4]
     assert main([*base, "9"]) == 2 and "seed 9 failed" in capsys.readouterr().err
     for path in Path("exp/ipl_seed1/r1").rglob("embedding.scp"):
