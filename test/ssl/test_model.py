@@ -235,3 +235,19 @@ def test_short_utterances_are_never_wholly_hidden(frames):
     masks = np.stack([mask_spans(frames, rng) for _ in range(200)])
     assert not masks.all(axis=1).any()
     assert masks.any(axis=1).all() == (frames > 1)
+
+
+@pytest.mark.gpu
+def test_gpu_gives_the_same_loss():
+    """Padded batches on the GPU: float32 as on the CPU, bfloat16 near it, gradients finite."""
+    model = build(units=[K, K]).train()
+    data = batch(model, (5000, 3100, 1500), streams=2)
+    expected, _, _ = model(**data)
+    model = model.cuda()
+    data = {key: value.cuda() for key, value in data.items()}
+    torch.testing.assert_close(model(**data)[0].cpu(), expected, atol=1e-4, rtol=1e-4)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss, _, _ = model(**data)
+    assert abs(float(loss.detach()) - float(expected.detach())) < 0.05
+    loss.backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --test_sets test \
     --num_dev_speakers 4 \
     --features "mfcc previous" \
-    --layers "- 3" \
+    --layers "- 2" \
     --num_units "100 100" \
     --max_frames 100000 \
     --num_rank_utts 100 \
