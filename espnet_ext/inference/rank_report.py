@@ -126,7 +126,9 @@ def write_report(
         sections += [(title, text), (f"{one.name}: {last} in full", more)]
         shown.append(f"{title}\n\n{text}")
     explanation = EXPLANATION.format(pool=settings.pool, unit_std=rows[0]["size"] ** -0.5)
-    text = f"{explanation}\n\n{list_notes(lists)}\n\n![RankMe-t](rank.png)"
+    took = sorted({(row["checkpoint"], row["list"]): row["wall_time_s"] for row in rows}.values())
+    cost = f"- one checkpoint on one list took {took[len(took) // 2]:g} s (the median; each is in `rank.csv`)"
+    text = f"{explanation}\n\n{list_notes(lists)}\n{cost}\n\n![RankMe-t](rank.png)"
     write_results_md(out / "RESULTS.md", "Embedding rank", [*sections, ("What this is", text)], info)
     write_results_json(out / "results.json", rank_results(rows), info)
     return "\n\n".join(shown)

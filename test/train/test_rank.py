@@ -241,6 +241,21 @@ def test_list(tmp_path):
         RankList(data, "x", utterances=["s00-00"])
 
 
+def test_segments(tmp_path):
+    """A list over parts of recordings reads those parts, and no more of them than ``max_s``."""
+    whole = write_corpus(tmp_path / "whole", range(2), utterances=1, duration_s=1.0)
+    segments = {"x0": "s00-00 0.1 0.5", "x1": "s01-00 0.25 -1", "x2": "s00-00 0.5 1.0"}
+    tables = {"wav.scp": whole.wav_scp, "segments": segments, "utt2spk": dict.fromkeys(segments, "x")}
+    data = DataDir.write(tmp_path / "parts", tables)
+    for max_s, longest in ((20.0, 12000), (0.45, 7200)):
+        found = {}
+        for utts, wav, lengths in RankList(data, "x", max_s=max_s).batches():
+            found |= {utt: row[:n].numpy() for utt, row, n in zip(utts, wav, lengths.tolist(), strict=True)}
+        assert len(found["x1"]) == longest and len(found["x0"]) == 6400
+        for utt, wav in found.items():
+            np.testing.assert_array_equal(wav, data.audio(utt)[: len(wav)])
+
+
 def test_broken_audio(tmp_path):
     data = write_corpus(tmp_path, range(2), utterances=2, duration_s=0.4)
     (tmp_path / "wav" / "s00-01.wav").write_bytes(b"RIFF")
