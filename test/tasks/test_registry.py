@@ -84,7 +84,7 @@ def test_from_the_current_directory(line_task):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("spkk", "unknown task 'spkk'; did you mean 'spk'? (there are: spk; or give module:Class)"),
+        ("spkk", "unknown task 'spkk'; did you mean 'spk'? (there are: spk, ssl; or give module:Class)"),
         ("no_such_module:Task", "no module 'no_such_module'"),
         ("os:Task", "has no AbsTask class 'Task'"),
     ],
@@ -104,4 +104,4 @@ def test_misspelt_model_key(line_task, tmp_path, capsys):
 def test_help_lists_the_tasks(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
-    assert ended.value.code == 0 and "Tasks: spk." in capsys.readouterr().out
+    assert ended.value.code == 0 and "Tasks: spk, ssl." in capsys.readouterr().out
