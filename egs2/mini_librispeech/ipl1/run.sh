@@ -12,10 +12,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --num_gaussians 64 \
     --ubm_args "--full_iterations 4" \
     --ivector_dim 100 \
-    --ivector_args "--posterior_scale 0.1" \
+    --ivector_args "--posterior_scale 0.03" \
+    --ivector_tag 64_100_0.03 \
     --method ahc \
     --num_kmeans 0 \
-    --num_clusters 120 \
+    --num_clusters 100 \
     --cluster_args "--linkage average" \
     --min_utterances 3 \
     --piece_s 4 \
