@@ -1,11 +1,10 @@
-"""A trained encoder as a folder that transformers' ``AutoModel`` and ``espnet_ext.upstream`` load, and back."""
+"""A trained encoder as a folder that transformers' ``AutoModel`` and ``espnet_ext.upstream`` load."""
 
 import json
 from pathlib import Path
 
 import torch
 
-from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
 from espnet_ext.ssl.encoder import HubertEncoder
 
@@ -54,27 +53,6 @@ def write_folder(encoder: HubertEncoder, conf: dict, folder: str | Path) -> Path
     with atomic_write(folder / "model.safetensors", "wb") as file:
         file.write(save(state, metadata={"format": "pt"}))
     return folder
-
-
-def read_folder(folder: str | Path) -> tuple[HubertEncoder, dict]:
-    """Return the encoder of a HubertModel folder, and its ``encoder_conf``. Raises UserError where it is none."""
-    from safetensors.torch import load_file
-
-    folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no {name}; a Hugging Face model is config.json and model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "hubert":
-        raise UserError(f"{folder}/config.json: model_type is {config.get('model_type')!r}, not hubert")
-    conf = {key: config[key] for key in _SHARED if key in config}
-    encoder = HubertEncoder(**conf)
-    state = load_file(folder / "model.safetensors")
-    try:
-        encoder.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(f"{folder}: not the weights of a HubertModel ({str(error).splitlines()[1].strip()})") from None
-    return encoder.eval(), conf
 
 
 def parameters_of(module: torch.nn.Module) -> int:

@@ -6,7 +6,7 @@ import torch
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.geometry import Geometry, label_step
-from espnet_ext.ssl.hugging_face import parameters_of, read_folder, write_folder
+from espnet_ext.ssl.hugging_face import parameters_of, write_folder
 
 TINY = {
     "hidden_size": 24,
@@ -53,24 +53,6 @@ def test_equals_transformers(conf, tmp_path):
     assert len(ours) == len(layers) == encoder.num_layers and frames.tolist() == [encoder.geometry.frames(4000)] * 2
     for one, other in zip(ours[:-1], layers[:-1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
-
-
-@KINDS
-def test_folder_comes_back(conf, tmp_path):
-    encoder = shaken(HubertEncoder(**conf))
-    again, read = read_folder(write_folder(encoder, conf, tmp_path))
-    wav = noise(1, 3000)
-    assert torch.equal(again(wav).last, encoder(wav).last)
-    assert {key: read[key] for key in conf} == conf
-
-
-def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(UserError, match="no config.json"):
-        read_folder(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="not hubert"):
-        read_folder(tmp_path)
 
 
 @KINDS

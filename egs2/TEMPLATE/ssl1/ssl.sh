@@ -114,6 +114,8 @@ if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
     for name in ${test_sets}; do
         rows=()
         for ((iter = 1; iter <= stop_iter; iter++)); do
+            # An experiment may start from another one's encoder, with no first iteration of its own.
+            if [ "${iter}" -lt "${start_iter}" ] && [ ! -d "${exp}/it${iter}" ]; then continue; fi
             require "${exp}/it${iter}/units/${name}/units.scp" "stage 5 (labels)"
             rows+=(--units "iteration ${iter}" "${exp}/it${iter}/units/${name}")
         done
