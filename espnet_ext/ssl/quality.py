@@ -60,16 +60,16 @@ def write_report(out: Path, rows: Mapping[str, tuple[UnitFolder, dict]], data: D
                     f"{name}: {stream.name}",
                     f"{facts['num_units_used']} of {stream.num_units}",
                     f"{folder.rate_hz:g}",
+                    f"{facts['num_frames']:,}",
                     *[f"{facts[column]:.4f}" for column in COLUMNS],
                     f"{facts['unit_entropy_nats'] / math.log(stream.num_units):.3f}",
                 ]
             )
             where = {"set": data.path.name, "system": name, "stream": stream.name}
             results += [Result(metric, value, where=where) for metric, value in facts.items()]
-    header = ["units", "used", "Hz", "phone purity", "cluster purity", "PNMI", "entropy / ln K"]
+    header = ["units", "used", "Hz", "frames", "phone purity", "cluster purity", "PNMI", "entropy / ln K"]
     text = markdown_table(header, table)
-    frames = next(iter(next(iter(rows.values()))[1].values()))["num_frames"]
-    heading = f"{data.path.name}: {frames:,} frames, phone entropy {facts['phone_entropy_nats']:.3f} nats"
+    heading = f"{data.path.name}: phone entropy {facts['phone_entropy_nats']:.3f} nats"
     write_results_md(out / "RESULTS.md", "Units against phones", [(heading, text)], info)
     write_results_json(out / "results.json", results, info)
     return f"{heading}\n\n{text}"
