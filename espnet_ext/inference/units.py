@@ -1,5 +1,6 @@
 """Units of whole data directories: features and nearest centroids in one pass; and fitting those centroids."""
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -176,10 +177,21 @@ def fit_quantizer(
     return Quantizer(spec, features.hop, features.field, features.names, features.layers, books, facts)
 
 
-def identity_of(spec: str) -> list:
-    """Return what changes whenever the features of ``spec`` may: a folder's files with their sizes and times."""
+def identity_of(spec: str) -> list[str]:
+    """Return what changes whenever the features of ``spec`` may: for a folder, a checksum of every file in it.
+
+    A folder that is written again with the same content is the same encoder, and its units need not be made again.
+    """
     kind, _, rest = spec.partition(":")
     folder = Path(rest if kind == "hf" and rest else spec).expanduser()
     if not folder.is_dir():
         return [spec]
-    return [spec, *([file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(folder.iterdir()))]
+    return [f"{file.name} {_checksum(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -13,7 +13,7 @@ from espnet_ext.cluster.residual import residual_kmeans
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import ArrayClip
-from espnet_ext.inference.units import FrameReader, UnitLabeler
+from espnet_ext.inference.units import FrameReader, UnitLabeler, identity_of
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.features import Cepstra, LogMel, deltas, make_features
 from espnet_ext.ssl.hugging_face import write_folder
@@ -162,6 +162,13 @@ def test_layers_of_an_encoder(place, tmp_path):
     assert [stream.name for stream in folder.streams] == ["layer1_q0", "layer1_q1", "layer2_q0", "layer2_q1"]
     assert folder.rate_hz == 50
     both, one = units_of(tmp_path / "u_both"), units_of(tmp_path / "u_one")
+    # The same weights written again are the same encoder; others are not.
+    before = identity_of(spec)
+    (place / "hf" / "config.json").write_bytes((place / "hf" / "config.json").read_bytes())
+    assert identity_of(spec) == before == identity_of(str(place / "hf"))
+    (place / "hf" / "note").write_text("x")
+    assert identity_of(spec) != before and identity_of("torchaudio:HUBERT_BASE") == ["torchaudio:HUBERT_BASE"]
+    (place / "hf" / "note").unlink()
     agree = np.concatenate([both[utt][:, 2:] == one[utt] for utt in both])
     assert agree.mean() > 0.99
 
