@@ -16,11 +16,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --ivector_tag 64_100_0.03 \
     --method ahc \
     --num_kmeans 0 \
-    --num_clusters 100 \
+    --num_clusters 110 \
     --cluster_args "--linkage average" \
     --min_utterances 3 \
     --piece_s 4 \
-    --max_rounds 3 \
+    --max_rounds 2 \
     --warm_start true \
     --num_dev_utterances 8 \
     --train_config conf/train_ecapa.yaml \
