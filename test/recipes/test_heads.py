@@ -40,7 +40,7 @@ def test_every_stage(recipe, tmp_path):
         (row["where"]["head"], row["where"]["fraction"]): row["value"] for row in rows if "trained" in row["metric"]
     }
     assert set(trained) == {("ssl_light", "0.5"), ("ssl_light", "1"), ("ssl_zero_shot", "1")}
-    assert trained["ssl_light", "0.5"] == trained["ssl_light", "1"] == 4 + 24 * 64 + 64
+    assert trained["ssl_light", "0.5"] == trained["ssl_light", "1"] == 4 + 2 * 24 * 64 + 64
     assert trained["ssl_zero_shot", "1"] == 0
     assert "MFCC statistics" in told and (exp / "heads/curve.png").is_file()
     assert (exp / "heads/ssl_light_tiny.lr").read_text() == "0.02\n"
