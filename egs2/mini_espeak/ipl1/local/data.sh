@@ -1,18 +1,4 @@
 #!/usr/bin/env bash
-# Make the embedded corpus and point data/ at it: train and test speakers, and noise, music and rooms for augmentation.
+# The corpus of all recipes here. `local/data.sh --help` lists the options.
 set -euo pipefail
-MAIN_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd)"
-
-# begin options
-num_speakers=40         # training speakers
-num_utts=25             # utterances of each
-num_test_speakers=20    # test speakers, none of them a training speaker
-num_test_utts=15        # utterances of each
-seed=0                  # the same seed makes the same bytes
-nj=2                    # parallel processes
-# end options
-. "${MAIN_ROOT}/utils/parse_options.sh"
-. "${MAIN_ROOT}/utils/environment.sh"
-
-python ../make_corpus.py --out data --num_speakers "${num_speakers}" --num_utts "${num_utts}" \
-    --num_test_speakers "${num_test_speakers}" --num_test_utts "${num_test_utts}" --seed "${seed}" --nj "${nj}"
+exec ../make_data.sh "$@"
