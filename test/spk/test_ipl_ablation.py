@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,21 +17,20 @@ from espnet_ext.spk.ipl_ablation import ablation_table, read_ablation
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(ROOT.glob("egs2/*/ipl1/conf/ablation.yaml"))
 # A stand-in for the recipe: it notes its options, fails where it is told to, and writes what a report writes.
-RECIPE = f"""#!{sys.executable}
-import json, pathlib, sys
+RECIPE = """import json, pathlib, sys
 options = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 with open("calls", "a") as file:
     print(options["--ipl_tag"], file=file)
 if options.get("--min_utterances") == "1000":
     sys.exit(2)
 k, seed = int(options.get("--num_clusters", 40)), int(options["--seed"])
-rows = [{{"metric": "eer", "value": v, "where": {{"set": "t", "condition": "all", "round": r}}}}
+rows = [{"metric": "eer", "value": v, "where": {"set": "t", "condition": "all", "round": r}}
         for r, v in (("MFCC statistics", 0.4), ("0", 0.2), ("1", 0.15), ("2", 0.1 + seed / 100), ("fine-tuned", 0.09))]
 for name, value in (("clusters", k), ("agreement", 0.9), ("oracle_nmi", 0.8), ("oracle_purity", 0.7)):
-    rows += [{{"metric": name, "value": value, "where": {{"round": r}}}} for r in "12"]
+    rows += [{"metric": name, "value": value, "where": {"round": r}} for r in "12"]
 folder = pathlib.Path("exp/ipl_" + options["--ipl_tag"])
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "results.json").write_text(json.dumps({{"results": rows}}))
+(folder / "results.json").write_text(json.dumps({"results": rows}))
 """
 
 
@@ -54,7 +54,9 @@ def test_there_are_files():
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("run.sh").write_text(RECIPE)
+    Path("recipe.py").write_text(RECIPE)
+    # Not as a shebang, which takes no path with a blank.
+    Path("run.sh").write_text(f'#!/usr/bin/env bash\nexec {shlex.quote(sys.executable)} recipe.py "$@"\n')
     Path("run.sh").chmod(0o755)
     Path("a.yaml").write_text('clusters:\n    "20": {num_clusters: 20}\nmin:\n    none: {min_utterances: 1000}\n')
     return tmp_path
