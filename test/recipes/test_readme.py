@@ -63,6 +63,13 @@ def test_commands_that_use_the_model(demo):
 
 
 @pytest.mark.timeout(600)
+def test_commands_that_need_no_labels(demo):
+    folder, _ = demo
+    told = run("set -e\n" + block("espnet_ext cluster", SHELL), folder)
+    assert "20 clusters of 300 utterances" in told and "standardised" in told
+
+
+@pytest.mark.timeout(600)
 def test_python_that_uses_the_model(demo):
     folder, _ = demo
     clips = sorted((folder / "egs2/mini_espeak/spk1/data/audio/test").glob("test0000/*.flac"))
