@@ -1,5 +1,6 @@
 """Work in several processes that end with their parent, even when that is killed."""
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -17,8 +18,22 @@ def default_nj() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _end_with(parent: int) -> None:
-    """Make this worker end when its parent is gone: a pool's workers would wait for work forever."""
+def _log_settings() -> dict[str, Any]:
+    """How this process logs, as ``logging.basicConfig`` takes it; empty where nothing is set up."""
+    root = logging.getLogger()
+    formatter = next((handler.formatter for handler in root.handlers if handler.formatter), None)
+    return {"level": root.level, "format": formatter._fmt, "datefmt": formatter.datefmt} if formatter else {}
+
+
+def _begin(parent: int, threads: int, log_settings: dict[str, Any]) -> None:
+    """Make this worker log as its parent does, share the processors, and end when the parent is gone.
+
+    A pool's workers would wait for work forever, and each would take all processors for its products of matrices: two
+    workers of two threads on two processors took three times as long as two of one.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when the work imports torch, after this
+    if log_settings:
+        logging.basicConfig(**log_settings)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -39,7 +54,8 @@ def run(work: Callable[[Any], Any], chunks: Sequence[Any], nj: int) -> Iterator[
         return
     # Fresh processes: forking one that has threads (torch, tqdm) may deadlock.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(nj, context, initializer=_end_with, initargs=(os.getpid(),))
+    start = os.getpid(), max(1, default_nj() // nj), _log_settings()
+    pool = ProcessPoolExecutor(nj, context, initializer=_begin, initargs=start)
     try:
         yield from _collect(pool, work, chunks, nj)
     except BrokenProcessPool:

@@ -58,7 +58,10 @@ def run(job: Job, shard: tuple[int, int] = (1, 1), nj: int = 1) -> Path | None:
     work.mkdir(parents=True, exist_ok=True)
     if shard[1] > 1:
         with only_writer(job.out, f".{shard[0]}of{shard[1]}.lock"):
-            _step(job, work, _unfinished(job, work)[0], shard)
+            step = _unfinished(job, work)[0]
+            waiting = _step(job, work, step, shard)
+            if waiting:
+                log.info("%s: job %d of %d is done, %d others are not", step, *shard, waiting)
     else:
         with only_writer(job.out):
             (work / FAILED).unlink(missing_ok=True)
@@ -94,29 +97,29 @@ def _task(job: Job, work: Path, task: tuple[str, tuple[int, int]]) -> None:
         raise
 
 
-def _step(job: Job, work: Path, step: str, shard: tuple[int, int]) -> None:
-    """This job's share of a step; whoever comes last joins the shares."""
+def _step(job: Job, work: Path, step: str, shard: tuple[int, int]) -> int:
+    """This job's share of a step; whoever comes last joins the shares. Returns how many others have not come."""
     if (work / f"{step}.npz").is_file():
         _finish(job, work)
-        return
+        return 0
     names = [work / f"{step}.{number}of{shard[1]}.share.npz" for number in range(1, shard[1] + 1)]
     if not names[shard[0] - 1].is_file():
         save(names[shard[0] - 1], job.share(step, shard, work))
-    waiting = [path.name for path in names if not path.is_file()]
+    waiting = sum(not path.is_file() for path in names)
     if waiting:
-        log.info("%s: job %d of %d is done, %d others are not", step, *shard, len(waiting))
-        return
+        return waiting
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(only_writer(work, ".join.lock"))
         except UserError:
-            return  # another job came last at the same moment
+            return 0  # another job came last at the same moment
         if not (work / f"{step}.npz").is_file():
             save(work / f"{step}.npz", job.join(step, map(load, names), work))
     for path in work.glob(f"{step}.*.share.npz"):
         path.unlink(missing_ok=True)
     if step == job.steps[-1]:
         _finish(job, work)
+    return 0
 
 
 def _finish(job: Job, work: Path) -> None:
