@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""LibriSpeech (official layout) -> data/train, data/dev, data/test for speaker verification, disjoint in speakers.
-
-A recording session is a chapter: a reader records one chapter in one sitting, with one microphone in one room.
-"""
+"""LibriSpeech (official layout) -> data/train, data/dev, data/test for speaker verification, disjoint in speakers."""
 
 import argparse
 import logging
@@ -13,20 +10,8 @@ from pathlib import Path
 
 from espnet_ext.audio.io import audio_info
 from espnet_ext.datadir import DataDir, Segment
-from espnet_ext.datadir.fetch import fetch, unpack
+from espnet_ext.datadir.librispeech import ARCHIVES, URL, download, read_genders, scan, tables_of
 from espnet_ext.errors import UserError, cli
-
-# Official archives (openslr.org/12, openslr.org/31) and their MD5 from the md5sum.txt beside them.
-ARCHIVES = {
-    "dev-clean": ("12", "42e2234ba48799c1f50f24a7926300a1"),
-    "dev-other": ("12", "c8d0bcc9cca99d4f8b62fcc847357931"),
-    "test-clean": ("12", "32fa31d27d2e1cad72775fee3f4849a9"),
-    "test-other": ("12", "fb5a50374b501bb3bac4815ee91d3135"),
-    "train-clean-5": ("31", "5df7d4e78065366204ca6845bb08f490"),
-    "train-clean-100": ("12", "2a93770f6d5c6c964bc36631d331a522"),
-    "train-clean-360": ("12", "c0e676e450a7ff2f54aeade5171606fa"),
-    "train-other-500": ("12", "d1a0fd59409feb2c614ce4d30c387708"),
-}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,45 +19,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--corpus", help="folder LibriSpeech/ with SPEAKERS.TXT (default: download it)")
     parser.add_argument("--parts", help="parts to use, with commas between (default: those of --corpus, else the mini)")
     parser.add_argument("--download_dir", default="downloads", help="archives and LibriSpeech/ go here")
-    parser.add_argument("--url", default="https://www.openslr.org/resources", help="where the archives are")
+    parser.add_argument("--url", default=URL, help="where the archives are")
     parser.add_argument("--num_dev_speakers", type=int, default=8, help="only where no dev-* part is there")
     parser.add_argument("--num_test_speakers", type=int, default=12, help="only where no dev-* part is there")
     parser.add_argument("--cut_s", type=float, default=4, help="cut training utterances to about this; 0: leave them")
     parser.add_argument("--out", default="data", help="folder of the data directories")
     return parser
-
-
-def download(parts: list, url: str, folder: Path) -> Path:
-    """Get and unpack the archives of ``parts``; returns the folder LibriSpeech/."""
-    for part in parts:
-        if part not in ARCHIVES:
-            raise UserError(f"--parts: no archive named {part}; choose from {' '.join(ARCHIVES)}")
-        resource, md5 = ARCHIVES[part]
-        logging.info("%s: download and unpack to %s", part, folder)
-        unpack(fetch(f"{url}/{resource}/{part}.tar.gz", folder / f"{part}.tar.gz", md5), folder)
-    return folder / "LibriSpeech"
-
-
-def read_genders(corpus: Path) -> dict:
-    """SPEAKERS.TXT (`id | sex | part | minutes | name`, comments after `;`) -> {reader: "f" or "m"}."""
-    path = corpus / "SPEAKERS.TXT"
-    if not path.is_file():
-        raise UserError(f"{path} is missing: --corpus must be the folder LibriSpeech/ of the official archives")
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != ";"]
-    return {fields[0].strip(): fields[1].strip().lower() for fields in (line.split("|") for line in lines)}
-
-
-def scan(corpus: Path, parts: list) -> dict:
-    """{part: {reader: {utterance: path}}}; files are part/reader/chapter/reader-chapter-number.flac."""
-    found = {}
-    for part in parts:
-        readers = defaultdict(dict)
-        for path in sorted((corpus / part).glob("*/*/*.flac")):
-            readers[path.parts[-3]][path.stem] = path
-        if not readers:
-            raise UserError(f"{corpus / part} holds no reader/chapter/*.flac; --parts names the parts to use")
-        found[part] = dict(readers)
-    return found
 
 
 def assign(found: dict, genders: dict, num_dev: int, num_test: int) -> dict:
@@ -115,21 +67,16 @@ def write_data_dir(folder: Path, speakers: list, found: dict, genders: dict, cut
     """Kaldi data directory; `text` holds the whole utterances that have a transcript, and is left out if none has.
 
     An epoch uses every utterance once. Cutting makes a reader's share of it his share of the speech, so that one
-    utterance of 14 s counts as much as two of 7 s; its pieces stay one session.
+    utterance of 14 s counts as much as two of 7 s; its pieces stay one session, and have no transcript.
     """
-    tables = {name: {} for name in ("wav.scp", "segments", "utt2spk", "utt2session", "spk2gender", "text")}
-    for part, reader in speakers:
-        tables["spk2gender"][reader] = genders[reader]
-        for recording, path in found[part][reader].items():
-            cut = pieces(recording, path, cut_s) if cut_s else {}
-            tables["wav.scp"][recording] = path
-            tables["segments"].update(cut)
-            for utt in cut or [recording]:
-                tables["utt2spk"][utt] = reader
-                tables["utt2session"][utt] = recording.rpartition("-")[0]
-        for transcript in {t for path in found[part][reader].values() for t in path.parent.glob("*.trans.txt")}:
-            lines = (line.partition(" ") for line in transcript.read_text(encoding="utf-8").splitlines())
-            tables["text"].update({utt: words for utt, _, words in lines if utt in tables["utt2spk"]})
+    tables = tables_of(speakers, found, genders)
+    if cut_s:
+        segments = {}
+        for utt, path in tables["wav.scp"].items():
+            segments.update(pieces(utt, path, cut_s))
+        for name in ("utt2spk", "utt2session"):
+            tables[name] = {piece: tables[name][segment.recording] for piece, segment in segments.items()}
+        tables |= {"segments": segments, "text": {}}
     for name in ("segments", "text"):  # left from another call with other options
         (folder / name).unlink(missing_ok=True)
     DataDir.write(folder, {name: table for name, table in tables.items() if table})
