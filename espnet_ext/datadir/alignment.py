@@ -1,10 +1,12 @@
-"""Tables of phones or words with their times: ``utt2phones`` and ``utt2words`` in a data directory.
+"""Phones or words with their times: ``utt2phones`` and ``utt2words`` in a data directory, and TextGrids to make them.
 
 A line is ``utterance label:start:end label:start:end …``, times in seconds from the start of the audio, 3 decimals.
 """
 
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from espnet_ext.datadir.tables import read_scp
@@ -43,3 +45,38 @@ def parse_intervals(text: str, where: str = "") -> list[Interval]:
 def read_intervals(path: str | os.PathLike) -> dict[str, list[Interval]]:
     """Return the table ``path`` as a dict from utterance to its intervals, in the order of the file."""
     return {key: parse_intervals(value, f"{os.fspath(path)}, key {key}") for key, value in read_scp(path).items()}
+
+
+# Values of a TextGrid in their order, which is the same in its long form (`xmin = 0`) and its short one (`0`).
+_VALUE = re.compile(r'"((?:[^"]|"")*)"|(?<![\w\[."-])(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)(?![\w\]])')
+
+
+def read_textgrid(path: str | os.PathLike, tier: str = "phones") -> list[Interval]:
+    """Return the intervals of one tier of a Praat TextGrid, as aligners write it; an empty label stays empty.
+
+    Errors: ``UserError`` for a file that is none, has no such tier, or ends in the middle.
+    """
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    found = _VALUE.finditer(text)
+    values = [float(value[2]) if value[1] is None else value[1].replace('""', '"') for value in found]
+    try:
+        if values[:2] != ["ooTextFile", "TextGrid"]:
+            raise UserError(f"{os.fspath(path)}: is no TextGrid (it should begin with ooTextFile, TextGrid)")
+        place, names = 5, []
+        for _ in range(int(values[4])):
+            kind, name, _, _, count = values[place : place + 5]
+            width = 3 if kind == "IntervalTier" else 2
+            items = values[place + 5 : place + 5 + width * int(count)]
+            place += 5 + len(items)
+            names.append(name)
+            if name != tier or width == 2:
+                continue
+            if len(items) < width * int(count):
+                raise IndexError
+            return [
+                Interval(label.strip(), start_s, end_s)
+                for start_s, end_s, label in zip(items[::3], items[1::3], items[2::3], strict=True)
+            ]
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{os.fspath(path)}: ends in the middle, or is damaged") from None
+    raise UserError(f"{os.fspath(path)}: has no tier {tier!r} of intervals; it has {', '.join(map(str, names))}")

@@ -12,16 +12,18 @@ from espnet2.schedulers.abs_scheduler import AbsBatchStepScheduler
 
 from espnet_ext.errors import UserError
 
+SHAPES = ("cosine", "linear", "exponential", "constant")
+
 
 class EpochSchedule(torch.optim.lr_scheduler.LRScheduler, AbsBatchStepScheduler):
-    """Linear warm-up, then a cosine or exponential fall from the optimiser's learning rate to ``min_lr``.
+    """Linear warm-up, then a fall from the optimiser's learning rate to ``min_lr``.
 
     Args:
         optimizer: its ``lr`` is the highest rate.
-        shape: ``cosine``, ``exponential`` or ``constant``.
+        shape: ``cosine``, ``linear`` (fairseq's polynomial decay), ``exponential`` or ``constant``.
         warmup_epochs: the rate rises linearly from ``min_lr`` over that long (0.5 is half an epoch).
         min_lr: the rate at the end.
-        cycle_epochs: length of a cosine cycle, warm-up not counted; None (default) is all that is left, no restart.
+        cycle_epochs: length of a cycle, warm-up not counted; None (default) is all that is left, no restart.
         cycle_decay: each cycle's highest rate is this times the one before.
         num_epochs, iters_per_epoch: filled in by the task from ``max_epoch`` and the data (steps of the optimiser).
     """
@@ -38,8 +40,8 @@ class EpochSchedule(torch.optim.lr_scheduler.LRScheduler, AbsBatchStepScheduler)
         iters_per_epoch: int | None = None,
         last_epoch: int = -1,
     ):
-        if shape not in ("cosine", "exponential", "constant"):
-            raise UserError(f"scheduler_conf: shape {shape!r} is not one of cosine, exponential, constant")
+        if shape not in SHAPES:
+            raise UserError(f"scheduler_conf: shape {shape!r} is not one of {', '.join(SHAPES)}")
         if not iters_per_epoch or not num_epochs:
             raise UserError("scheduler_conf: iterations per epoch are not known here; set iters_per_epoch, num_epochs")
         if not 0 <= warmup_epochs < num_epochs:
@@ -70,7 +72,8 @@ class EpochSchedule(torch.optim.lr_scheduler.LRScheduler, AbsBatchStepScheduler)
             return high
         if self.shape == "exponential":
             return high * (self.min_lr / high) ** done
-        return self.min_lr + (high - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+        left = 1 - done if self.shape == "linear" else (1 + math.cos(math.pi * done)) / 2
+        return self.min_lr + (high - self.min_lr) * left
 
     def state_dict(self) -> dict:
         """Return the step alone: lengths follow the configuration, so that a training can be prolonged on resume."""

@@ -84,7 +84,7 @@ def test_a_folder_that_is_not_librispeech(tmp_path, capsys):
     assert "SPEAKERS.TXT is missing" in capsys.readouterr().err
 
 
-def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys):
+def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys, monkeypatch):
     module = data_prep("mini_librispeech/spk1")
     corpus = librispeech(tmp_path / "site", {"train-clean-5": TRAIN, "test-clean": TEST, "dev-clean": {300: [1, 1]}})
     for part, (resource, _) in list(module.ARCHIVES.items()):
@@ -94,12 +94,13 @@ def test_download_unpacks_what_the_md5_confirms(tmp_path, capsys):
             with tarfile.open(archive, "w:gz") as t:
                 for path in (corpus / "SPEAKERS.TXT", corpus / part):
                     t.add(path, arcname=path.relative_to(tmp_path / "site"))
-            module.ARCHIVES[part] = (resource, hashlib.md5(archive.read_bytes()).hexdigest())
+            md5 = hashlib.md5(archive.read_bytes()).hexdigest()
+            monkeypatch.setitem(module.ARCHIVES, part, (resource, md5))
     folders = ["--download_dir", str(tmp_path / "down"), "--out", str(tmp_path / "data")]
     assert module.main(["--url", (tmp_path / "site").as_uri(), *folders]) == 0
     assert len(DataDir(tmp_path / "data" / "train").wav_scp) == len(TRAIN)
     assert module.main(["--url", "http://127.0.0.1:9", *folders]) == 0  # everything is there: nothing is asked for
-    module.ARCHIVES["dev-clean"] = ("12", "0" * 32)
+    monkeypatch.setitem(module.ARCHIVES, "dev-clean", ("12", "0" * 32))
     (tmp_path / "down" / "dev-clean.tar.gz").unlink()
     assert module.main(["--url", (tmp_path / "site").as_uri(), *folders]) == 2
     assert "MD5" in capsys.readouterr().err

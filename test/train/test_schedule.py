@@ -27,6 +27,20 @@ def test_warmup_then_one_cosine_without_restart():
     assert lr[-1] == pytest.approx(0.1)
 
 
+def test_linear_is_a_polynomial_decay_of_power_one():
+    """PyTorch's own, whose last step is one later than ours: we are at ``min_lr`` in the last step of the training."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=91, power=1.0)
+    expected = []
+    for _ in range(92):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    lr = rates(101, shape="linear", num_epochs=10, warmup_epochs=0.8)
+    assert lr[:8] == pytest.approx([(i + 1) / 8 for i in range(8)])
+    assert lr[8:100] == pytest.approx(expected) and lr[100] == pytest.approx(0)
+
+
 def test_exponential_and_constant():
     assert rates(20, shape="exponential", num_epochs=2, min_lr=0.01)[-1] == pytest.approx(0.01)
     assert rates(20, shape="exponential", num_epochs=2, min_lr=0.01)[10] == pytest.approx(0.01 ** (10 / 19))
