@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.options import add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--num_kmeans", type=int, default=0, help="first k-means to so many centroids, as in cluster; 0: not")
     add("--share", type=float, default=0.8, help="of the utterances that each seed clusters (default: .8)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N")
+    add_job_options(parser, "device")
     return parser
 
 

@@ -14,8 +14,7 @@ import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -39,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--restarts", type=int, default=1, help="starts of k-means; the best is kept (default: 1)")
     add("--batch_size", type=int, default=0, help="mini-batch k-means with so many vectors; 0: all (default: 0)")
     add("--seed", type=int, default=0, help="(default: 0)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N")
+    add_job_options(parser, "device")
     return parser
 
 
@@ -60,7 +59,6 @@ def main(argv=None):
 
     from espnet_ext.cluster import store
     from espnet_ext.files import only_writer
-    from espnet_ext.inference.spk import check_device
     from espnet_ext.spk.embeddings import EmbeddingTable
 
     if check_device(args.device) == "mps":

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,14 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--crop_s", type=float, default=8.0, help="length of a crop in seconds")
     parser.add_argument("--max_window_s", type=float, default=60.0, help="longer audio is embedded in equal windows")
     parser.add_argument("--max_batch_s", type=float, help="seconds of padded audio per batch (CPU: 15, GPU: 120)")
-    parser.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
-    parser.add_argument(
-        "--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it"
-    )
-    parser.add_argument("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    add_job_options(parser)
     return parser
 
 
@@ -62,7 +54,7 @@ def main(argv=None):
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
 
-    shard = extract.parse_shard(args.shard)
+    shard = parse_shard(args.shard)
     if args.floor:
         from espnet_ext.inference.floor import MfccFloor
 
@@ -87,7 +79,7 @@ def main(argv=None):
 
 def _model(args, shard):
     """What the model is called in the work folder, and how to make it (only if there is something left to do)."""
-    from espnet_ext.inference.spk import SpeakerEmbedder, check_device, spread_device
+    from espnet_ext.inference.spk import SpeakerEmbedder
     from espnet_ext.zoo.package import read_files, resolve
 
     if args.model:
@@ -101,7 +93,6 @@ def _model(args, shard):
 
 def _upstream(args, shard):
     """As ``_model``, for one layer of a pretrained encoder."""
-    from espnet_ext.inference.spk import check_device, spread_device
     from espnet_ext.inference.zero_shot import open_zero_shot
 
     device = spread_device(check_device(args.device), shard)

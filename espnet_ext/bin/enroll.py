@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import cli
+from espnet_ext.options import add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -18,7 +19,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--gallery", required=True, help="JSON file; made if it is not there")
     parser.add_argument("--name", required=True, help="whose voice it is; recordings are added to those already there")
     parser.add_argument("--replace", action="store_true", help="forget this person's earlier recordings")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
+    add_job_options(parser, "device")
     return parser
 
 

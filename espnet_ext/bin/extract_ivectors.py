@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -24,14 +23,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--subtract_mean", choices=BOOL, default="false", help="subtract the training i-vectors' mean")
     parser.add_argument("--whiten", choices=BOOL, default="false", help="whiten by the training i-vectors' PCA")
     parser.add_argument("--length_norm", choices=BOOL, default="false", help="scale every i-vector to length 1")
-    parser.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
-    parser.add_argument(
-        "--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it"
-    )
-    parser.add_argument("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    add_job_options(parser)
     return parser
 
 
@@ -43,9 +35,8 @@ def main(argv=None):
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
     from espnet_ext.inference.ivector import IvectorExtractor, identity
-    from espnet_ext.inference.spk import check_device, spread_device
 
-    shard = extract.parse_shard(args.shard)
+    shard = parse_shard(args.shard)
     options = {name: BOOL[getattr(args, name)] for name in ("subtract_mean", "whiten", "length_norm")}
     options |= {"posterior_scale": args.posterior_scale, "min_posterior": args.min_posterior}
     model_id = f"{identity(args.extractor)} {sorted(options.items())}"

@@ -2,6 +2,8 @@
 
 espnet_ext fit_units --data dump/train --features mfcc --num_units 100 --out exp/it1/centroids
 espnet_ext fit_units --data dump/train --features exp/it1/train/hf --layers 6 --num_units 500 --out exp/it2/centroids
+
+The same command given again does nothing, as long as audio and encoder are the same.
 """
 
 import argparse
@@ -9,6 +11,7 @@ import logging
 import sys
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL, add_job_options, check_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -26,8 +29,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--restarts", type=int, default=1, help="k-means runs, of which the best is kept")
     parser.add_argument("--seed", type=int, default=0, help="of the utterances and of k-means")
     parser.add_argument("--out", required=True, help="folder for quantizer.json and a .npz per layer")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
     parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
+    add_job_options(parser, "device", "allow_commands")
     return parser
 
 
@@ -41,24 +44,16 @@ def main(argv=None):
             raise UserError(f"--{name} must be above 0")
     from espnet_ext.datadir import DataDir
     from espnet_ext.files import only_writer
-    from espnet_ext.inference.spk import check_device
-    from espnet_ext.inference.units import fit_quantizer
+    from espnet_ext.inference.units import UnitFit
 
+    fit = UnitFit(
+        DataDir(args.data, BOOL[args.allow_commands]), args.features, tuple(args.layers), tuple(args.num_units),
+        args.levels, args.max_frames, args.seed, args.iterations, args.restarts,
+    )  # fmt: skip
     with only_writer(args.out):
-        quantizer = fit_quantizer(
-            DataDir(args.data),
-            args.features,
-            args.layers,
-            args.num_units,
-            args.levels,
-            args.max_frames,
-            args.seed,
-            check_device(args.device),
-            args.max_batch_s,
-            iterations=args.iterations,
-            restarts=args.restarts,
-        )
-        quantizer.save(args.out)
+        quantizer = fit.finished(args.out)
+        if quantizer is None:
+            quantizer = fit.run(args.out, check_device(args.device), args.max_batch_s)
     names = ", ".join(f"{stream.name} ({stream.num_units})" for stream in quantizer.streams)
     print(f"{args.out}: {names}, {quantizer.rate_hz:g} Hz")
 

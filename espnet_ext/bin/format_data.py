@@ -7,8 +7,7 @@ import argparse
 import sys
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = ("true", "false")
+from espnet_ext.options import BOOL, add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -18,13 +17,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", required=True, help="data directory to write")
     parser.add_argument("--rate_hz", type=int, default=16000, help="sampling rate in Hz that every utterance gets")
     parser.add_argument("--nj", type=int, help="processes (default: one per processor)")
-    parser.add_argument(
-        "--skip_broken", choices=BOOL, default="false", help="true: drop broken utterances instead of stopping"
-    )
+    add_job_options(parser, "skip_broken", "allow_commands")
     parser.add_argument("--min_duration_s", type=float, default=0.0, help="drop what is shorter, in seconds")
-    parser.add_argument(
-        "--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries that end in |"
-    )
     parser.add_argument("--max_shown", type=int, default=50, help="broken utterances to print; all are in OUT/broken")
     return parser
 
@@ -50,9 +44,9 @@ def main(argv=None):
             args.out,
             args.rate_hz,
             args.nj,
-            args.skip_broken == "true",
+            BOOL[args.skip_broken],
             args.min_duration_s,
-            args.allow_commands == "true",
+            BOOL[args.allow_commands],
         )
     except BrokenUtterances as error:
         _show(error.broken, args.max_shown)

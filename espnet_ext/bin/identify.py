@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import cli
+from espnet_ext.options import add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, help="known from here on, of the LLR (of the score where there is no calibration)"
     )
     parser.add_argument("--top", type=int, default=3, help="how many people to list per recording")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
+    add_job_options(parser, "device")
     parser.add_argument("--json", action="store_true", help="print one JSON object per recording")
     return parser
 

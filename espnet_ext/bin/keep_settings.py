@@ -29,6 +29,15 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def checksum(path: str) -> int:
+    """Return the CRC-32 of a file; weights of gigabytes are read in parts."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
 @cli
 def main(argv=None):
     """Run the command."""
@@ -38,7 +47,7 @@ def main(argv=None):
     now = dict(item.partition("=")[::2] for item in args.settings)
     for key, _, path in (item.partition("=") for item in args.content):
         try:
-            now[key] = f"{path} ({zlib.crc32(Path(path).read_bytes()):08x})"
+            now[key] = f"{path} ({checksum(path):08x})"
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; it is needed as {key}") from None
     if args.file.is_file() and (args.bind is None or args.bind.exists()):

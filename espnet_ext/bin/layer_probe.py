@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -31,9 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--max_batch_s", type=float, help="seconds of padded audio per batch (CPU: 15, GPU: 120)")
     add("--num_bootstrap", type=int, default=200, help="speaker resamplings for intervals; 0: none (default: 200)")
     add("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N")
-    add("--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and its trials")
-    add("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    add_job_options(parser, "device", "skip_broken", "allow_commands")
     return parser
 
 
@@ -101,7 +98,6 @@ def _layers(text):
 
 def _encoder(args, layers):
     """Return what makes (id, embedder), the length of every layer's vector, and the layers' names."""
-    from espnet_ext.inference.spk import check_device
     from espnet_ext.inference.zero_shot import open_zero_shot
 
     options = {"max_window_s": args.max_window_s, "batch_s": args.max_batch_s}

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -21,14 +20,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--centroids", required=True, help="folder that fit_units made")
     parser.add_argument("--features", help="the encoder, where it has moved since the fit")
     parser.add_argument("--out", required=True, help="folder for units.scp, units.json and arks of uint16")
-    parser.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="this job and the number of jobs; the last merges"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
     parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
-    parser.add_argument(
-        "--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it"
-    )
+    add_job_options(parser)
     return parser
 
 
@@ -41,28 +34,30 @@ def main(argv=None):
         raise UserError("--max_batch_s must be above 0")
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
-    from espnet_ext.inference.spk import check_device, spread_device
     from espnet_ext.inference.units import UnitLabeler, identity_of
     from espnet_ext.ssl.features import make_features
     from espnet_ext.ssl.quantizer import Quantizer
-    from espnet_ext.ssl.units import TABLE, write_description
+    from espnet_ext.ssl.units import DESCRIPTION, TABLE, write_description
 
-    shard = extract.parse_shard(args.shard)
+    shard = parse_shard(args.shard)
     quantizer = Quantizer.load(args.centroids)
     spec = args.features or quantizer.features
     device = spread_device(check_device(args.device), shard)
     layers = [layer for layer in quantizer.layers if layer is not None]
     task = extract.Extraction(
-        DataDir(args.data),
+        DataDir(args.data, BOOL[args.allow_commands]),
         Path(args.out),
         json.dumps([quantizer.identity, identity_of(spec)]),
         shard=shard,
         skip_broken=BOOL[args.skip_broken],
         table=TABLE,
     )
-    write_description(task.out, quantizer)
+    if not (task.scp.is_file() and extract.is_finished(task)):
+        # It describes units that are whole; another run's, with other centroids, must not be taken for these.
+        (task.out / DESCRIPTION).unlink(missing_ok=True)
     scp = extract.run(task, lambda: UnitLabeler(quantizer, make_features(spec, layers, device), args.max_batch_s))
     if scp is not None:
+        write_description(task.out, quantizer)
         print(scp)
 
 

@@ -11,8 +11,7 @@ import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.options import BOOL, add_job_options, check_device
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -45,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eps", type=float, default=1e-7, help="added to each share of the singular values (default: 1e-7)")
     add("--max_batch_s", type=float, default=30.0, help="seconds of padded audio per batch (default: 30)")
     add("--seed", type=int, default=0, help="of random weights and k-means (default: 0)")
-    add("--device", default="cpu", help="cpu, cuda, cuda:N")
-    add("--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and count it")
-    add("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    add_job_options(parser, "device", "skip_broken", "allow_commands")
 
 
 def read_options(args: argparse.Namespace):
@@ -63,7 +60,6 @@ def read_options(args: argparse.Namespace):
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference.checkpoints import find_checkpoints
     from espnet_ext.inference.rank import RankSettings
-    from espnet_ext.inference.spk import check_device
     from espnet_ext.train.rank_list import RankList, read_ids
 
     device = check_device(args.device)

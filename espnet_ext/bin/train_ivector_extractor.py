@@ -8,8 +8,9 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_ext.bin.train_ubm import BOOL, add_job_options, run_job
+from espnet_ext.bin.train_ubm import add_jobs, run_job
 from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -30,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--minimum_divergence", choices=BOOL, default="true", help="keep the factors' prior N(0, I)")
     group.add_argument("--variance_floor", type=float, default=1e-4, help="of the features' variance over the corpus")
     group.add_argument("--seed", type=int, default=0)
-    add_job_options(parser)
+    add_jobs(parser)
     return parser
 
 

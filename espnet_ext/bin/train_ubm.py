@@ -8,9 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_ext.errors import cli
-
-BOOL = {"true": True, "false": False}
+from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -29,20 +28,15 @@ def get_parser() -> argparse.ArgumentParser:
     group.add_argument("--variance_floor", type=float, default=1e-4, help="of the features' variance over the corpus")
     group.add_argument("--seed", type=int, default=0)
     _add_features(parser)
-    add_job_options(parser)
+    add_jobs(parser)
     return parser
 
 
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """Options of how, not what: jobs, device, broken utterances."""
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Options of how, not what; with --shard a call does a job's share of the next step."""
     group = parser.add_argument_group("jobs")
     group.add_argument("--nj", type=int, default=1, help="processes on this machine")
-    group.add_argument(
-        "--shard", default="1/1", metavar="I/N", help="this job's share of the next step; the last job finishes it"
-    )
-    group.add_argument("--device", default="cpu", help="cpu, cuda (job I takes GPU I), cuda:N")
-    group.add_argument("--skip_broken", choices=BOOL, default="false", help="true: leave broken audio out, and list it")
-    group.add_argument("--allow_commands", choices=BOOL, default="false", help="true: run wav.scp entries ending in |")
+    add_job_options(group)
 
 
 def _add_features(parser: argparse.ArgumentParser) -> None:
@@ -68,10 +62,7 @@ def main(argv=None):
 
 
 def run_job(args: argparse.Namespace, job) -> None:
-    """Run a training's steps as ``add_job_options`` asks for, and print the result's path once it is there."""
-    from espnet_ext.errors import UserError
-    from espnet_ext.inference.extract import parse_shard
-    from espnet_ext.inference.spk import check_device
+    """Run a training's steps as ``add_jobs`` asks for, and print the result's path once it is there."""
     from espnet_ext.ivector.rounds import run
 
     shard = parse_shard(args.shard)

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL, add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -19,12 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-spk-sort", "--no_spk_sort", action="store_true", help="speakers may be in any order")
     parser.add_argument("--non-print", "--non_print", action="store_true", help="text may hold unprintable characters")
     parser.add_argument("--no-files", "--no_files", action="store_true", help="do not look whether the audio exists")
-    parser.add_argument(
-        "--allow_commands",
-        choices=["true", "false"],
-        default="false",
-        help="wav.scp may hold commands ending in |",
-    )
+    add_job_options(parser, "allow_commands")
     parser.add_argument("--max_shown", type=int, default=20, help="problems to print; the others are counted")
     return parser
 
@@ -42,7 +38,7 @@ def main(argv=None):
         spk_sort=not args.no_spk_sort,
         non_print=args.non_print,
         files=not args.no_files,
-        allow_commands=args.allow_commands == "true",
+        allow_commands=BOOL[args.allow_commands],
     )
     for problem in problems[: args.max_shown]:
         print(problem, file=sys.stderr)

@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from espnet_ext.errors import cli
+from espnet_ext.options import add_job_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -17,7 +18,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold", type=float, help="yes from here on, of the LLR (of the score where the model has no calibration)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N")
+    add_job_options(parser, "device")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

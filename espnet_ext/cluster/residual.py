@@ -97,21 +97,23 @@ class Codebook:
 def residual_kmeans(x: torch.Tensor | np.ndarray, k: int, levels: int = 1, **options) -> Codebook:
     """Fit ``levels`` codebooks of ``k`` centroids to the rows of ``x (N, D)``, one after another.
 
-    The error on ``x`` never rises with the levels. options: those of ``kmeans`` (iterations, restarts, batch_size,
+    The error on ``x`` never rises with the levels. ``facts["unused"]``: centroids without a row, level by level, where
+    fewer rows differ than there are centroids. options: those of ``kmeans`` (iterations, restarts, batch_size,
     seed, device, …); level i starts from ``seed + i``, so one level is exactly ``kmeans``.
     """
     if levels < 1:
         raise UserError(f"residual k-means: {levels} levels; ask for 1 or more")
     seed = options.pop("seed", 0)
     rest = to_vectors(x, "euclidean", options.pop("device", None), "residual k-means")
-    books, errors = [], []
+    books, errors, unused = [], [], []
     for level in range(levels):
         found = kmeans(rest, k, metric="euclidean", seed=seed + level, **options)
         books.append(found.centroids.cpu().numpy())
         errors.append(found.inertia / len(rest))
+        unused.append(k - len(found.labels.unique()))
         if level + 1 < levels:
             rest = rest - found.centroids[found.labels]
-    return Codebook(np.stack(books), errors)
+    return Codebook(np.stack(books), errors, {"unused": unused})
 
 
 def _parts(x, dim: int):

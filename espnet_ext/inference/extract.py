@@ -250,11 +250,3 @@ class Progress:
                 self.name, self.utterances, self.done_s / 60, self.total_s / 60, speed,
                 left_s // 3600, left_s // 60 % 60, left_s % 60,
             )  # fmt: skip
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``"2/8"`` to (2, 8); ``UserError`` where it is not a job and a number of jobs, counted from 1."""
-    job, _, jobs = text.partition("/")
-    if not (job.isdigit() and jobs.isdigit() and 1 <= int(job) <= int(jobs)):
-        raise UserError(f"--shard {text}: give the job and the number of jobs, counted from 1, for example 2/8")
-    return int(job), int(jobs)

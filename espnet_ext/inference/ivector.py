@@ -67,8 +67,8 @@ class IvectorExtractor:
 
         Errors: ``UserError`` for a file that is missing or broken, or a device that is not there.
         """
-        from espnet_ext.inference.spk import check_device
         from espnet_ext.ivector.rounds import load
+        from espnet_ext.options import check_device
 
         return cls(load(model_file(folder)), check_device(device), **options)
 

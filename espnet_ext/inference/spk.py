@@ -16,6 +16,7 @@ from espnet_ext.inference.clips import Clip, as_clip
 from espnet_ext.inference.decision import Decision, Verification
 from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
 from espnet_ext.inference.published import as_ours, model_rate_hz, pools_by_frontend
+from espnet_ext.options import check_device
 from espnet_ext.zoo.package import Package, read_files, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
@@ -207,32 +208,6 @@ class SpeakerEmbedder:
                 f"a batch of {seconds:.0f} s does not fit {self.device}; make batches smaller (--max_batch_s)"
             ) from error
         return vectors.float().cpu().numpy()
-
-
-def check_device(device: str) -> str:
-    """Give ``device`` back where torch can use it; ``UserError`` for a GPU that is not there."""
-    if device == "cpu":
-        return device
-    import torch
-
-    if not re.fullmatch(r"cuda(:\d+)?|mps", device):
-        raise UserError(f"device {device!r} is not known; use cpu, cuda, cuda:N or mps")
-    if device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("--device mps needs an Apple GPU; use --device cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {device} needs an NVIDIA GPU and torch sees none here; use --device cpu")
-    if device.startswith("cuda:") and int(device[5:]) >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: this machine has {torch.cuda.device_count()} GPU(s), counted from 0")
-    return device
-
-
-def spread_device(device: str, shard: tuple[int, int]) -> str:
-    """The GPU of one of several jobs on a machine: job i of ``cuda`` takes GPU i, and begins again where they end."""
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{(shard[0] - 1) % torch.cuda.device_count()}"
 
 
 def build_model(package: Package) -> "torch.nn.Module":

@@ -1,8 +1,11 @@
 """Units of whole data directories: features and nearest centroids in one pass; and fitting those centroids."""
 
+import functools
 import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from espnet_ext.inference.clips import Clip, FileClip
 from espnet_ext.inference.plan import plan_batches
 from espnet_ext.ssl.features import make_features
 from espnet_ext.ssl.geometry import RATE_HZ
-from espnet_ext.ssl.quantizer import MAX_UNITS, Quantizer
+from espnet_ext.ssl.quantizer import DESCRIPTION, MAX_UNITS, Quantizer
 from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
@@ -143,38 +146,71 @@ def sample_frames(data: DataDir, reader: FrameReader, max_frames: int, seed: int
     return [np.concatenate([layers[at] for layers in used]) for at in range(len(used[0]))], len(used)
 
 
-def fit_quantizer(
-    data: DataDir,
-    spec: str,
-    layers: Sequence[int],
-    num_units: Sequence[int],
-    levels: int,
-    max_frames: int,
-    seed: int,
-    device: str,
-    batch_s: float,
-    **options,
-) -> Quantizer:
-    """Fit centroids to a sample of frames of ``data``: ``num_units`` per layer (one number: for all of them).
+@dataclass(frozen=True)
+class UnitFit:
+    """What decides the centroids of units; fitted to a sample of frames of ``data``.
 
-    options: of k-means (iterations, restarts).
+    features: see ``make_features``. layers: of an encoder. num_units: per layer, or one number for all of them. levels:
+    of residual k-means. The rest is for ``sample_frames`` and ``kmeans``.
     """
-    features = make_features(spec, layers, device)
-    if len(num_units) not in (1, len(features.names)):
-        raise UserError(f"--num_units: {len(num_units)} numbers for {len(features.names)} layer(s); give one, or each")
-    wrong = [count for count in num_units if not 1 < count <= MAX_UNITS]
-    if wrong:
-        raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
-    sample, utterances = sample_frames(data, FrameReader(features, batch_s), max_frames, seed)
-    counts = list(num_units) * (len(features.names) if len(num_units) == 1 else 1)
-    books, errors = [], {}
-    for name, frames, count in zip(features.names, sample, counts, strict=True):
-        books.append(residual_kmeans(frames, count, levels, seed=seed, device=device, **options))
-        errors[name] = [round(value, 6) for value in books[-1].errors]
-        log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
-    facts = {"data": str(data.path), "utterances": utterances, "frames": len(sample[0])}
-    facts |= {"seed": seed, "mean_squared_distance": errors}
-    return Quantizer(spec, features.hop, features.field, features.names, features.layers, books, facts)
+
+    data: DataDir
+    features: str
+    layers: tuple[int, ...]
+    num_units: tuple[int, ...]
+    levels: int = 1
+    max_frames: int = 500_000
+    seed: int = 0
+    iterations: int = 50
+    restarts: int = 1
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that stand for the settings, the encoder, the utterances and their files."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
+        digest = hashlib.sha256(json.dumps([settings, identity_of(self.features)]).encode())
+        self.data.stamp(digest)
+        return digest.hexdigest()[:16]
+
+    def finished(self, out: str | Path) -> Quantizer | None:
+        """Return the centroids in the folder ``out`` where they are these, whole, else None."""
+        try:
+            found = Quantizer.load(out)
+        except UserError:
+            return None
+        if found.facts.get("key") != self.key:
+            return None
+        log.info("%s is finished; nothing to do", out)
+        return found
+
+    def run(self, out: str | Path, device: str = "cpu", batch_s: float = 60.0) -> Quantizer:
+        """Fit, and write the folder ``out``; what it held before is no centroids any more from the beginning."""
+        features = make_features(self.features, self.layers, device)
+        names, counts = features.names, self.num_units
+        if len(counts) not in (1, len(names)):
+            raise UserError(f"--num_units: {len(counts)} numbers for {len(names)} layer(s); give one, or each")
+        wrong = [count for count in counts if not 1 < count <= MAX_UNITS]
+        if wrong:
+            raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
+        (Path(out) / DESCRIPTION).unlink(missing_ok=True)
+        sample, utterances = sample_frames(self.data, FrameReader(features, batch_s), self.max_frames, self.seed)
+        options = {"iterations": self.iterations, "restarts": self.restarts, "seed": self.seed, "device": device}
+        books, errors = [], {}
+        for name, frames, count in zip(names, sample, counts * (len(names) // len(counts)), strict=True):
+            books.append(residual_kmeans(frames, count, self.levels, **options))
+            errors[name] = [round(value, 6) for value in books[-1].errors]
+            log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
+            for level, unused in enumerate(books[-1].facts["unused"]):
+                if unused:
+                    log.warning(
+                        "%s: %d of %d units (level %d) have no frame: fewer frames differ than there are units; ask "
+                        "for fewer, or look for silence in %s", name, unused, count, level, self.data.path,
+                    )  # fmt: skip
+        facts = {"key": self.key, "data": str(self.data.path), "utterances": utterances, "frames": len(sample[0])}
+        facts |= {"seed": self.seed, "mean_squared_distance": errors}
+        quantizer = Quantizer(self.features, features.hop, features.field, names, features.layers, books, facts)
+        quantizer.save(out)
+        return quantizer
 
 
 def identity_of(spec: str) -> list[str]:

@@ -192,12 +192,3 @@ def finish_chunks(chunks: list[Chunk], make: Callable[[list[str]], Arrays]) -> I
 def share_of(folder: Path, shard: tuple[int, int]) -> list[Path]:
     """The files of finished chunks that this job reads in the later steps, whoever made them."""
     return sorted(folder.glob("*of*.npz"))[shard[0] - 1 :: shard[1]]
-
-
-def spread(device: str, shard: tuple[int, int]) -> str:
-    """The device of one of several jobs: job i of ``cuda`` takes GPU i, and begins again where they end."""
-    if device != "cuda":
-        return device
-    import torch
-
-    return f"cuda:{(shard[0] - 1) % torch.cuda.device_count()}"

@@ -17,9 +17,10 @@ from espnet_ext.ivector.extractor import Accumulator, TotalVariability, maximise
 from espnet_ext.ivector.features import FeatureConfig
 from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features
 from espnet_ext.ivector.gmm import Aligner, Gmm
-from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of, spread
+from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of
 from espnet_ext.ivector.statistics import statistics
 from espnet_ext.ivector.ubm import gmm_of
+from espnet_ext.options import spread_device
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class ExtractorJob:
             return self._align(shard, work)
         if step == "start":
             return {}
-        model = self._model(load(work / f"{self.steps[self.steps.index(step) - 1]}.npz"), spread(self.device, shard))
+        before = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
+        model = self._model(before, spread_device(self.device, shard))
         if step == "vectors":
             return self._moments(model, shard, work)
         total = Accumulator.empty(model)
@@ -116,7 +118,7 @@ class ExtractorJob:
         """The statistics of this job's utterances to ``chunks/``, and their second-order sum."""
         ubm = load(self.ubm)
         features = FeatureConfig.from_json(str(ubm["features"]))
-        aligner = self._aligner(gmm_of(ubm).to(spread(self.device, shard)))
+        aligner = self._aligner(gmm_of(ubm).to(spread_device(self.device, shard)))
         lengths = lengths_s(self.data, features.rate_hz, self.config.max_utterances)
         at_most = max(1, CHUNK_BYTES // (4 * aligner.gmm.means.numel()))
 

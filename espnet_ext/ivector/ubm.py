@@ -15,7 +15,8 @@ from espnet_ext.errors import UserError
 from espnet_ext.ivector.features import FeatureConfig
 from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features
 from espnet_ext.ivector.gmm import Aligner, Gmm, Statistics, maximise
-from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of, spread
+from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of
+from espnet_ext.options import spread_device
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class UbmJob:
         if step == "start":
             return {}
         state = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
-        device = spread(self.device, shard)
+        device = spread_device(self.device, shard)
         gmm = gmm_of(state).to(device)
         aligner = Aligner(gmm, self.config.num_selected)
         total = Statistics.of(aligner, gmm.means[:0])

@@ -13,6 +13,7 @@ from espnet_ext.files import atomic_write
 from espnet_ext.ssl.geometry import RATE_HZ
 
 MAX_UNITS = 2**16  # ids are stored as uint16
+DESCRIPTION = "quantizer.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Quantizer:
     def save(self, folder: str | Path) -> None:
         """Write ``<name>.npz`` per layer (``Codebook``), and ``quantizer.json`` last."""
         folder = Path(folder)
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # must not describe a mixture of old and new centroids
         for name, book in zip(self.names, self.codebooks, strict=True):
             book.save(folder / f"{name}.npz")
         content = {
@@ -84,7 +86,7 @@ class Quantizer:
             "streams": [asdict(stream) for stream in self.streams],
             **self.facts,
         }
-        with atomic_write(folder / "quantizer.json") as file:
+        with atomic_write(folder / DESCRIPTION) as file:
             file.write(json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -92,7 +94,7 @@ class Quantizer:
         """Read a folder that ``save`` wrote; ``UserError`` where it is none."""
         folder = Path(folder)
         try:
-            content = json.loads((folder / "quantizer.json").read_text(encoding="utf-8"))
+            content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             names = tuple(content["names"])
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no centroids that fit_units made ({error})") from None

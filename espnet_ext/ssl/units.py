@@ -14,7 +14,7 @@ from espnet_ext.files import atomic_write
 from espnet_ext.ssl.geometry import RATE_HZ
 from espnet_ext.ssl.quantizer import Quantizer, Stream
 
-TABLE = "units.scp"
+TABLE, DESCRIPTION = "units.scp", "units.json"
 
 
 def write_units(file, units: np.ndarray) -> None:
@@ -70,19 +70,19 @@ class UnitFolder:
     def read(cls, path: str | os.PathLike) -> "UnitFolder":
         """Read a folder that ``make_units`` wrote, ``UserError`` where it is none or not finished."""
         path = Path(path)
+        begun = [(path / name).exists() for name in (TABLE, DESCRIPTION, "parts")]
+        if any(begun) and not all(begun[:2]):
+            raise UserError(f"{path}: its make_units has not finished; give that command again")
         try:
-            content = json.loads((path / "units.json").read_text(encoding="utf-8"))
+            content = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
             streams = tuple(Stream(**stream) for stream in content["streams"])
-            folder = cls(path, streams, content["hop"], content["field"], content["quantizer"])
+            return cls(path, streams, content["hop"], content["field"], content["quantizer"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: no units that make_units made ({error})") from None
-        if not folder.scp.is_file():
-            raise UserError(f"{folder.scp} is missing: its make_units has not finished; give that command again")
-        return folder
 
 
 def write_description(path: Path, quantizer: Quantizer) -> None:
-    """Write ``units.json`` of units that ``quantizer`` makes."""
+    """Write ``units.json`` of units that ``quantizer`` made, when they are whole."""
     content = {
         "streams": [vars(stream) for stream in quantizer.streams],
         "hop": quantizer.hop,
@@ -90,5 +90,5 @@ def write_description(path: Path, quantizer: Quantizer) -> None:
         "quantizer": quantizer.identity,
         "features": quantizer.features,
     }
-    with atomic_write(path / "units.json") as file:
+    with atomic_write(path / DESCRIPTION) as file:
         file.write(json.dumps(content, indent=2) + "\n")

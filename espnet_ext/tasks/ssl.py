@@ -41,6 +41,7 @@ class SslTask(Task):
         group.add_argument("--min_s", type=float, default=0.5, help="Shorter utterances are left out, seconds")
         group.add_argument("--num_units", type=int, nargs="+", default=[], help="Filled in from train_units")
         group.add_argument("--stream_names", nargs="+", default=[], help="Filled in from train_units")
+        group.add_argument("--quantizers", nargs="+", default=[], help="Which centroids; filled in from train_units")
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
 

@@ -36,6 +36,7 @@ def complete_data(task, args: argparse.Namespace) -> None:
     _same_centroids(train, dev)
     args.num_units = [stream.num_units for folder in train for stream in folder.streams]
     args.stream_names = _names(train)
+    args.quantizers = [folder.quantizer for folder in train]
     for part, folders in (("train", train), ("valid", dev)):
         data = DataDir(args.train_dir if part == "train" else args.dev_dir)
         paths = [(str(data.path / "wav.scp"), "speech", "text")]

@@ -75,6 +75,19 @@ def restore(load_state, what: str, path: Path) -> None:
         ) from None
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, own_options: bool) -> None:
+    """Load an optimiser's state; with ``own_options`` learning rate, decay, … stay those of the configuration.
+
+    torch takes the saved ones: whoever lowers the learning rate of a training that diverged would see it diverge again.
+    A scheduler sets the rate itself, from the configuration or from its own state.
+    """
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    if own_options:
+        for group, own in zip(optimizer.param_groups, options, strict=True):
+            group.update(own)
+
+
 def _first_line(error: Exception, number: int = 0) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[min(number, len(lines) - 1)][:160]

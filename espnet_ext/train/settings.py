@@ -14,9 +14,11 @@ from espnet_ext.train.checkpoint import load
 # What a folder's name stands for besides the parts of the model. Left out on purpose: max_epoch (a training may go on
 # for longer), devices, processes and logging, and where the data lie.
 DECISIVE = (
-    *("optim", "optim_conf", "scheduler", "grad_clip", "accum_grad", "batch_size", "seed", "autocast"),
-    *("margin_conf", "model_conf", "init", "freeze_param", "target_duration", "sample_rate", "spk_num"),
+    *("optim", "optim_conf", "scheduler", "grad_clip", "accum_grad", "batch_size", "batch_bins", "seed", "autocast"),
+    *("margin_conf", "model_conf", "init", "freeze_param", "target_duration", "sample_rate", "spk_num", "min_s"),
 )
+# What the outputs of the model mean: a training does not go on with others even where their number is the same.
+MEANING = ("num_units", "quantizers")
 
 
 @contextmanager
@@ -25,8 +27,9 @@ def kept_settings(args: argparse.Namespace, parts: Sequence[str]) -> Iterator[No
 
     ``parts`` are the names of the model's parts (``encoder``, …), compared with their ``_conf``. ESPnet writes
     ``config.yaml`` anew and resumes whatever is there: a finished training would stay as it is under a configuration
-    that it was not trained with. That raises ``UserError``. An unfinished training goes on, and the log says with which
-    changes; where it cannot, because the model has another shape, the old ``config.yaml`` comes back.
+    that it was not trained with. That raises ``UserError``, and so do other units. Else an unfinished training goes on,
+    and the log says with which changes; where it cannot, because the model has another shape, the old ``config.yaml``
+    comes back.
     """
     folder = Path(args.output_dir)
     recorded, checkpoint = folder / "config.yaml", folder / "checkpoint.pth"
@@ -37,10 +40,12 @@ def kept_settings(args: argparse.Namespace, parts: Sequence[str]) -> Iterator[No
     changes = _changes(args, parts, text)
     if changes:
         shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
-        if load(checkpoint, "cpu")["reporter"]["epoch"] >= args.max_epoch:
+        finished = load(checkpoint, "cpu")["reporter"]["epoch"] >= args.max_epoch
+        if finished or any(change.startswith(MEANING) for change in changes):
             raise UserError(
-                f"{folder} holds a finished training with other settings: {shown}; give the new one its own folder "
-                "(--output_dir; in a recipe --spk_tag), or train this one anew with --resume false (in --train_args)"
+                f"{folder} holds a{' finished' if finished else ''} training with other settings: {shown}; give the "
+                "new one its own folder (--output_dir; in a recipe its tag, as --spk_tag), or train this one anew with "
+                "--resume false (in --train_args)"
             )
         logging.warning(f"{folder}: the training goes on with other settings: {shown}")
     try:
@@ -61,7 +66,7 @@ def _changes(args: argparse.Namespace, parts: Sequence[str], text: bytes) -> lis
         old = None
     if not isinstance(old, dict):
         return []  # cut off by a kill; ESPnet writes it again
-    keys = [*DECISIVE, *(name + suffix for name in parts for suffix in ("", "_conf"))]
+    keys = [*MEANING, *DECISIVE, *(name + suffix for name in parts for suffix in ("", "_conf"))]
     # Through YAML and back, so that both are written alike.
     now = yaml.safe_load(yaml_no_alias_safe_dump({key: getattr(args, key) for key in keys if hasattr(args, key)}))
     return [change for key in now if key in old for change in differences(key, old[key], now[key])]

@@ -17,7 +17,14 @@ from espnet2.utils.types import str2bool
 from espnet_ext.datadir.trials import Trials
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.detection import eer, min_dcf
-from espnet_ext.train.checkpoint import atomic_saves, load, mend_outputs, remove_leftovers, restore
+from espnet_ext.train.checkpoint import (
+    atomic_saves,
+    load,
+    mend_outputs,
+    remove_leftovers,
+    restore,
+    restore_optimizer,
+)
 from espnet_ext.train.progress import Progress
 from espnet_ext.train.rank import RankMonitor
 from espnet_ext.train.schedule import MarginSchedule
@@ -106,8 +113,8 @@ class Trainer(EspnetTrainer):
         states = load(path, f"cuda:{torch.cuda.current_device()}" if ngpu > 0 else "cpu")
         restore(lambda: model.load_state_dict(states["model"], strict=strict), "model", path)
         reporter.load_state_dict(states["reporter"])
-        for optimizer, state in zip(optimizers, states["optimizers"], strict=True):
-            restore(lambda o=optimizer, s=state: o.load_state_dict(s), "optimiser", path)
+        for optimizer, scheduler, state in zip(optimizers, schedulers, states["optimizers"], strict=True):
+            restore(lambda o=optimizer, s=state, c=scheduler: restore_optimizer(o, s, c is None), "optimiser", path)
         for scheduler, state in zip(schedulers, states["schedulers"], strict=True):
             if scheduler is not None and state is not None:
                 restore(lambda o=scheduler, s=state: o.load_state_dict(s), "scheduler", path)

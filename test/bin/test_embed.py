@@ -233,16 +233,6 @@ def test_no_gpu_is_one_line(model, data, tmp_path, capsys, monkeypatch):
     assert "torch sees none here; use --device cpu" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_jobs_spread_over_the_gpus(monkeypatch):
-    import torch
-
-    from espnet_ext.inference.spk import spread_device
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [spread_device("cuda", (job, 3)) for job in (1, 2, 3)] == ["cuda:0", "cuda:1", "cuda:0"]
-    assert spread_device("cpu", (2, 3)) == "cpu" and spread_device("cuda:1", (1, 3)) == "cuda:1"
-
-
 @pytest.mark.parametrize("command", ["embed", "verify", "enroll", "identify", "pack", "upload", "export_onnx", "main"])
 def test_help_comes_at_once(command):
     start = time.perf_counter()

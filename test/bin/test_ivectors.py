@@ -141,6 +141,15 @@ def test_kill_9_and_go_on(data, models, tmp_path, after):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ivector.npz"]
 
 
+def test_an_out_that_cannot_be_made_is_one_line(data, models, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    for ends in (ubm(data, out), extractor(data, models / "ubm", out), extract(data, models / "ivector", out)):
+        assert ends == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": error: " in line]
+    assert len(lines) == 3 and all("a file is in the way" in line and str(tmp_path / "file") in line for line in lines)
+
+
 def test_another_number_of_jobs_goes_on(data, models, tmp_path):
     assert ubm(data, tmp_path, "--shard", "1/2") == 0  # half of the frames are there
     assert ubm(data, tmp_path) == 0

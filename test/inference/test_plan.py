@@ -5,7 +5,6 @@ import pytest
 
 from espnet_ext.audio.io import AudioError
 from espnet_ext.inference.clips import ArrayClip, FileClip, as_clip
-from espnet_ext.inference.extract import parse_shard
 from espnet_ext.inference.plan import crops, plan_batches, repeat_to, windows
 
 
@@ -56,10 +55,3 @@ def test_a_part_of_a_clip_is_what_lies_there(tmp_path):
     assert np.array_equal(as_clip(wav, None, 16000).read(5, 9), wav[5:9])
     with pytest.raises(AudioError):
         FileClip(tmp_path / "a.wav", 16000, 3.0, 4.0)
-
-
-def test_a_shard_is_a_job_and_a_number_of_jobs():
-    assert parse_shard("2/8") == (2, 8)
-    for text in ("0/2", "3/2", "1", "a/b", "1/0", "-1/2"):
-        with pytest.raises(Exception, match="--shard"):
-            parse_shard(text)

@@ -1,6 +1,8 @@
 """Units of data directories: nearest centroids by brute force, whatever the batch, the window, the shard or a kill."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -219,6 +221,87 @@ def test_a_killed_job_goes_on(place, tmp_path, monkeypatch):
     assert len(units_of(tmp_path / "u")) == 12
 
 
+def test_a_fit_is_made_once(place, tmp_path, monkeypatch):
+    """The same command finds it done; other settings, audio or encoder make it anew, whole or not at all."""
+    audio = tmp_path / "audio"
+    shutil.copytree(place / "audio", audio)
+    tables = {"wav.scp": {path.stem: str(path) for path in audio.iterdir()}}
+    DataDir.write(tmp_path / "data", tables)
+    shutil.copytree(place / "hf", tmp_path / "hf")
+    out = tmp_path / "c"
+    options = ["--data", tmp_path / "data", "--features", tmp_path / "hf", "--layers", 1, 2, "--out", out]
+
+    def is_made_anew(*more):
+        before = (out / "quantizer.json").stat().st_mtime_ns if out.exists() else 0
+        call(fit_units, *options, "--num_units", 5, *more)
+        return (out / "quantizer.json").stat().st_mtime_ns != before
+
+    assert is_made_anew() and not is_made_anew() and not is_made_anew("--max_batch_s", 9)
+    assert is_made_anew("--seed", 1) and is_made_anew("--max_frames", 300) and is_made_anew() and not is_made_anew()
+    os.utime(audio / "u03.wav", ns=(1, 1))
+    assert is_made_anew() and not is_made_anew()
+    torch.manual_seed(1)
+    write_folder(HubertEncoder(**TINY), TINY, tmp_path / "hf")
+    assert is_made_anew() and not is_made_anew()
+    # Killed between its files: what is there is no centroids, neither old ones nor new ones nor half of each.
+    from espnet_ext.cluster.residual import Codebook
+
+    save, whole = Codebook.save, Quantizer.load(out)
+
+    def dies(self, path):
+        if path.name == "layer2.npz":
+            raise KeyboardInterrupt
+        save(self, path)
+
+    monkeypatch.setattr(Codebook, "save", dies)
+    assert fit_units.main([str(option) for option in [*options, "--num_units", 4]]) == 130
+    with pytest.raises(UserError, match="no centroids that fit_units made"):
+        Quantizer.load(out)
+    monkeypatch.undo()
+    assert is_made_anew_from_nothing(out, lambda: call(fit_units, *options, "--num_units", 5))
+    assert Quantizer.load(out).identity == whole.identity
+
+
+def is_made_anew_from_nothing(out, make):
+    assert not (out / "quantizer.json").exists()
+    make()
+    return (out / "quantizer.json").exists()
+
+
+def test_units_of_other_centroids_are_not_described_as_these(place, tmp_path, monkeypatch):
+    """units.json is there for whole units only, whatever is killed on the way to others."""
+    options = ["--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u"]
+    call(fit_units, "--data", place / "data", "--features", "mfcc", "--num_units", 6, "--out", tmp_path / "c")
+    call(make_units, *options)
+    before = UnitFolder.read(tmp_path / "u")
+    assert before.quantizer == Quantizer.load(tmp_path / "c").identity
+    call(fit_units, "--data", place / "data", "--features", "mfcc", "--num_units", 7, "--out", tmp_path / "c")
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(UnitLabeler, "stream", dies)
+    assert make_units.main([str(option) for option in options]) == 130
+    with pytest.raises(UserError, match="has not finished"):
+        UnitFolder.read(tmp_path / "u")
+    monkeypatch.undo()
+    call(make_units, *options)
+    assert UnitFolder.read(tmp_path / "u").quantizer != before.quantizer
+
+
+def test_more_units_than_different_frames(tmp_path, caplog):
+    """All frames of a tone whose period is the hop are the same: said, and labels are made all the same."""
+    tone = np.tile(0.1 * np.sin(2 * np.pi * 8 * np.arange(160) / 160), 50)
+    soundfile.write(tmp_path / "a.wav", tone, 16000)
+    DataDir.write(tmp_path / "data", {"wav.scp": {"a": str(tmp_path / "a.wav"), "b": str(tmp_path / "a.wav")}})
+    call(fit_units, "--data", tmp_path / "data", "--features", "mfcc", "--num_units", 4, "--out", tmp_path / "c")
+    assert "mfcc: 3 of 4 units (level 0) have no frame: fewer frames differ than there are units" in caplog.text
+    assert np.isfinite(Quantizer.load(tmp_path / "c").codebooks[0].centroids).all()
+    call(make_units, "--data", tmp_path / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    assert all(len(set(ids[:, 0].tolist())) == 1 for ids in units_of(tmp_path / "u").values())
+
+
 def test_what_is_wrong_is_named(place, tmp_path, capsys):
     def error_of(command, *options):
         assert command.main([str(option) for option in options]) == 2
@@ -226,6 +309,10 @@ def test_what_is_wrong_is_named(place, tmp_path, capsys):
         return next(line for line in said.splitlines() if ": error: " in line)
 
     fit = ("--data", place / "data", "--out", tmp_path / "c")
+    (tmp_path / "file").touch()
+    in_the_way = ("--data", place / "data", "--out", tmp_path / "file" / "c")
+    said = error_of(fit_units, *in_the_way, "--features", "mfcc", "--num_units", 4)
+    assert f"{tmp_path / 'file'}" in said and "a file is in the way" in said
     spec = place / "hf"
     assert "has the layers 0 (input of the first) to 2; there is no 3" in error_of(
         fit_units, *fit, "--features", spec, "--layers", 3, "--num_units", 4
@@ -238,6 +325,7 @@ def test_what_is_wrong_is_named(place, tmp_path, capsys):
         make_units, "--data", place / "data", "--centroids", tmp_path / "none", "--out", tmp_path / "u"
     )
     call(fit_units, *fit, "--features", "mfcc", "--num_units", 4)
+    assert "a file is in the way" in error_of(make_units, *in_the_way, "--centroids", tmp_path / "c")
     short = tmp_path / "short.wav"
     soundfile.write(short, np.zeros(300) + 0.1, 16000)
     tables = {"wav.scp": {**DataDir(place / "data").wav_scp, "x": str(short)}}

@@ -1,26 +1,24 @@
 """The loop of egs2/TEMPLATE/ipl1 on a tiny corpus: no label is read, a killed round goes on, mistakes are one line."""
 
 import json
-import os
 import re
 import shutil
 
 import numpy as np
 import pytest
-from corpora import TINY, checkout, voice, write
-from watched import error_of, kill_in, run
+import torch
+import yaml
+from corpora import TINY, voice, write
+from watched import error_of, kill_in, new_recipe, read_vectors, run, write_set
 
 from espnet_ext.datadir import DataDir, read_scp
-from espnet_ext.spk.embeddings import EmbeddingTable
 
 EXP = "exp/ipl_mfcc_train_ecapa"
-RUN = f"""#!/usr/bin/env bash
-set -euo pipefail
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-../../TEMPLATE/ipl1/ipl.sh --init mfcc --method ahc --num_kmeans 0 --num_clusters 7 --min_utterances 3 --max_rounds 2 \\
-    --num_dev_utterances 8 --nj 1 --num_bootstrap 10 --stop_stage loop --train_args "{TINY}" "$@"
-"""
-DATA = '#!/usr/bin/env bash\nset -euo pipefail\nexec cp -r "${2}/." data\n'
+RECIPE = "mini_espeak/ipl1"
+RUN = (
+    "ipl1/ipl.sh --init mfcc --method ahc --num_kmeans 0 --num_clusters 7 --min_utterances 3 --max_rounds 2 "
+    f'--num_dev_utterances 8 --nj 1 --num_bootstrap 10 --stop_stage loop --train_args "{TINY}"'
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +26,12 @@ def corpus(tmp_path_factory):
     """Eight unlabelled and four test speakers, with sessions, and noise and rooms for the augmentation."""
     folder = tmp_path_factory.mktemp("corpüs")
     for name, speakers in (("train", range(8)), ("test", range(10, 14))):
-        tables = {"wav.scp": {}, "utt2spk": {}, "utt2session": {}}
-        for s in speakers:
-            for u in range(6):
-                utt = f"x{(7 * s + 5 * u) % 89:02d}{s}{u}"
-                write(folder / "wavs" / f"{utt}.wav", voice(10 * s + u, s, 0.8))
-                tables["wav.scp"][utt] = folder / "wavs" / f"{utt}.wav"
-                tables["utt2spk"][utt], tables["utt2session"][utt] = f"s{s}", f"s{s}-{u // 2}"
-        DataDir.write(folder / "data" / name, tables)
+        write_set(
+            folder, name, speakers, 6,
+            wav_of=lambda s, u: (voice(10 * s + u, s, 0.8), 16000),
+            utt_of=lambda s, u: f"s{s}" if u is None else f"x{(7 * s + 5 * u) % 89:02d}{s}{u}",
+            utt2session=lambda s, u, _: f"s{s}-{u // 2}",
+        )  # fmt: skip
     rng = np.random.default_rng(0)
     for kind, wav in (("noise", rng.standard_normal(16000)), ("music", rng.standard_normal(16000))):
         write(folder / f"{kind}.wav", 0.1 * wav)
@@ -45,38 +41,18 @@ def corpus(tmp_path_factory):
     return folder / "data"
 
 
-def new_recipe(folder, corpus):
-    """A recipe whose stage data copies ``corpus``, in a checkout of its own; that stage has run."""
-    recipe = checkout(folder, "mini_espeak/ipl1") / "egs2/mini_espeak/ipl1"
-    (recipe / "run.sh").write_text(RUN)
-    (recipe / "local/data.sh").write_text(DATA)
-    run(recipe, "--stop_stage", "data", "--corpus", corpus)
-    return recipe
-
-
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
     """A recipe that ran undisturbed, with labels for the oracle."""
-    recipe = new_recipe(tmp_path_factory.mktemp("my récipe"), corpus)
+    recipe = new_recipe(tmp_path_factory.mktemp("my récipe"), RECIPE, RUN, corpus)
     run(recipe, "--stage", "format")
     return recipe
-
-
-def read_vectors(recipe, folder):
-    """Embeddings by utterance; paths in embedding.scp start from the recipe's folder."""
-    back = os.getcwd()
-    os.chdir(recipe)
-    try:
-        table = EmbeddingTable.read(f"{EXP}/{folder}/embedding.scp")
-    finally:
-        os.chdir(back)
-    return dict(zip(table.utterances, table.vectors, strict=True))
 
 
 @pytest.mark.timeout(900)
 def test_without_labels_and_killed_it_gives_the_same_embeddings(finished, corpus, tmp_path):
     """No label of the training set is there; kill -9 in a training and in an embedding; it ends as it would have."""
-    recipe = new_recipe(tmp_path, corpus)
+    recipe = new_recipe(tmp_path, RECIPE, RUN, corpus)
     for name in ("utt2spk", "spk2utt"):
         (recipe / "data/train" / name).unlink()
     run(recipe, "--stage", "format", "--stop_stage", "init")
@@ -91,7 +67,7 @@ def test_without_labels_and_killed_it_gives_the_same_embeddings(finished, corpus
             finished / EXP / f"r{number}/pseudo_labels"
         )
         for name in ("train_unlabelled", "test"):
-            one, two = (read_vectors(r, f"r{number}/embeddings/{name}") for r in (finished, recipe))
+            one, two = (read_vectors(r, f"{EXP}/r{number}/embeddings/{name}") for r in (finished, recipe))
             assert one.keys() == two.keys() and all(np.array_equal(one[utt], two[utt]) for utt in one)
     blind, seeing = (json.loads((r / EXP / "results.json").read_text())["results"] for r in (recipe, finished))
     assert [row for row in seeing if not row["metric"].startswith("oracle")] == blind and len(seeing) > len(blind)
@@ -139,6 +115,45 @@ def test_a_mistake_is_one_line_and_the_next_start_goes_on(finished):
     assert (finished / "exp/ipl_one/r1/num_clusters").read_text() in ("5\n", "8\n")
 
 
+def test_a_warm_start(finished):
+    """The second student begins with the weights of the first, all but its head; at a rate of 0 it keeps them."""
+    exp = finished / "exp/ipl_warm"
+    for round_ in ("r0", "r1"):
+        shutil.copytree(finished / EXP / round_, exp / round_)
+    options = ["--ipl_tag", "warm", "--stage", "loop", "--train_args", f"{TINY} --optim_conf lr=0"]
+    told = run(finished, *options, "--warm_start", "true")
+    assert "round 1 of" not in told
+    one, two, cold = (
+        torch.load(folder / "model/latest.pth", weights_only=True)
+        for folder in (exp / "r1", exp / "r2", finished / EXP / "r2")
+    )
+    learned = [name for name in one if name.endswith("weight") and not name.startswith("loss.")]
+    assert len(learned) > 10 and all(torch.equal(one[name], two[name]) for name in learned)
+    assert not all(torch.equal(one[name], cold[name]) for name in learned)
+    heads = [name for name in one if name.startswith("loss.")]
+    assert heads and not any(one[name].shape == two[name].shape and torch.equal(one[name], two[name]) for name in heads)
+    began = [yaml.safe_load((exp / r / "model/config.yaml").read_text())["init_param"] for r in ("r1", "r2")]
+    assert began[0] == [] and began[1][0].startswith("exp/ipl_warm/r1/model/latest.pth")
+
+
+def test_extractors_are_not_overwritten(finished):
+    """Another training set makes an extractor of its own; other settings of the same one are refused."""
+    options = ["--stage", "format", "--stop_stage", "init", "--init", "ivector", "--num_gaussians", "4"]
+    options += ["--ivector_dim", "3", "--ivector_iterations", "1"]
+    run(finished, *options, "--ipl_tag", "iv")
+    first = finished / "exp/ivector_4_3_s0/ivector.npz"
+    before = first.read_bytes()
+    said = error_of(finished, *options, "--ipl_tag", "iv2", "--ivector_args", "--posterior_scale 0.5")
+    assert "exp/ivector_4_3_s0 was made with other settings: ivector_args was empty" in said
+    assert "name another --ivector_tag" in said
+    tables = {name: read_scp(finished / "data/train" / name) for name in ("wav.scp", "utt2spk", "utt2session")}
+    some = {name: dict(list(table.items())[:30]) for name, table in tables.items()}
+    DataDir.write(finished / "data/some", some)
+    run(finished, *options, "--ipl_tag", "iv3", "--train_set", "some")
+    assert (finished / "exp/ivector_some_4_3_s0/ivector.npz").is_file() and first.read_bytes() == before
+    assert len(read_vectors(finished, "exp/ipl_iv3/r0/embeddings/some_unlabelled")) == 30
+
+
 def test_a_start_that_is_none(finished):
     assert "--init is ivector, upstream, model or mfcc, not 'dino'" in error_of(
         finished, "--stage", "init", "--init", "dino", "--ipl_tag", "dino"
@@ -158,6 +173,6 @@ def test_other_starts(finished, tmp_path):
     }
     for init, (options, size) in starts.items():
         run(finished, "--stage", "init", "--stop_stage", "init", "--init", init, "--ipl_tag", init, *options)
-        vectors = read_vectors(finished, f"../ipl_{init}/r0/embeddings/test")
+        vectors = read_vectors(finished, f"exp/ipl_{init}/r0/embeddings/test")
         assert len(vectors) == 24 and {vector.shape for vector in vectors.values()} == {(1, size)}
         assert f"--init {init} needs --" in error_of(finished, "--stage", "init", "--init", init, "--ipl_tag", "none")

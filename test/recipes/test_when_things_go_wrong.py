@@ -9,31 +9,24 @@ import subprocess
 import numpy as np
 import pytest
 import soundfile
-from corpora import TINY, checkout, voice, write
+from corpora import TINY, voice, write
 from small_disk import small_disk  # noqa: F401  (a fixture)
-from watched import error_of, kill_in, run
+from watched import contents, error_of, kill_in, new_recipe, odd_name, read_vectors, run, write_set
 
 from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.files import only_writer
-from espnet_ext.spk.embeddings import EmbeddingTable
 
 EXP = "exp/spk_train_ecapa_small"
-RUN = f"""#!/usr/bin/env bash
-set -euo pipefail
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-../../TEMPLATE/spk1/spk.sh --train_config conf/train_ecapa_small.yaml --num_dev_speakers 3 --nj 2 --num_bootstrap 10 \\
-    --stop_stage score --train_args "{TINY.replace("--max_epoch 2", "--max_epoch 3")}" "$@"
-"""
-DATA = '#!/usr/bin/env bash\nset -euo pipefail\nexec cp -r "${2}/." data\n'
+RECIPE = "mini_librispeech/spk1"
+RUN = (
+    "spk1/spk.sh --train_config conf/train_ecapa_small.yaml --num_dev_speakers 3 --nj 2 --num_bootstrap 10 "
+    f'--stop_stage score --train_args "{TINY.replace("--max_epoch 2", "--max_epoch 3")}"'
+)
 
 
-def new_recipe(folder, corpus):
-    """A recipe whose stage data copies ``corpus``, in a checkout of its own below ``folder``; the folder of run.sh."""
-    recipe = checkout(folder, "mini_librispeech/spk1") / "egs2/mini_librispeech/spk1"
-    (recipe / "run.sh").write_text(RUN)
-    (recipe / "local/data.sh").write_text(DATA)
-    run(recipe, "--stop_stage", "data", "--corpus", corpus)
-    return recipe
+def quarter_at_22_khz(s, u):
+    rate_hz = 16000 if u else 22050
+    return voice(10 * s + u, s, 0.8, rate_hz), rate_hz
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +34,14 @@ def corpus(tmp_path_factory):
     """Ten training and four test speakers, one file in four at 22 kHz; what shells read in the path."""
     folder = tmp_path_factory.mktemp("it's a #1 %s corpüs $HOME")
     for name, speakers in (("train", range(10)), ("test", range(10, 14))):
-        tables = {"wav.scp": {}, "utt2spk": {}}
-        for s in speakers:
-            for u in range(4):
-                rate_hz = 16000 if u else 22050
-                path = folder / "wavs" / f"{s:02d}" / f"{u}.wav"
-                write(path, voice(10 * s + u, s, 0.8, rate_hz), rate_hz)
-                tables["wav.scp"][f"ş{s:02d}-(#{u})"] = path
-                tables["utt2spk"][f"ş{s:02d}-(#{u})"] = f"ş{s:02d}"
-        DataDir.write(folder / "data" / name, tables)
+        write_set(folder, name, speakers, 4, quarter_at_22_khz, odd_name)
     return folder / "data"
 
 
 @pytest.fixture(scope="module")
 def finished(corpus, tmp_path_factory):
     """A recipe that ran undisturbed. Tests leave it as it is."""
-    recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), corpus)
+    recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), RECIPE, RUN, corpus)
     run(recipe, "--stage", "format")
     return recipe
 
@@ -64,7 +49,7 @@ def finished(corpus, tmp_path_factory):
 @pytest.fixture
 def fresh(corpus, tmp_path):
     """A recipe of which only stage data has run."""
-    return new_recipe(tmp_path, corpus)
+    return new_recipe(tmp_path, RECIPE, RUN, corpus)
 
 
 def test_kill_9_in_every_stage_and_the_same_command_again(finished, fresh):
@@ -83,29 +68,15 @@ def test_kill_9_in_every_stage_and_the_same_command_again(finished, fresh):
     assert "was killed" in said and "the same command goes on" in said
     run(fresh, "--stage", "score")
 
-    def contents(recipe, pattern):
-        return {path.relative_to(recipe): path.read_bytes() for path in recipe.glob(pattern) if path.is_file()}
-
     for pattern in ("dump/*/[a-z]*", "dump/*/audio/*/*", f"{EXP}/scores/*/*"):
-        assert contents(finished, pattern) and contents(fresh, pattern) == contents(finished, pattern)
+        assert contents(fresh, pattern) == contents(finished, pattern)
     for name in ("train_dev", "train_fit_cohort", "test"):
-        one, two = (read_vectors(recipe, name) for recipe in (finished, fresh))
+        one, two = (read_vectors(recipe, f"{EXP}/embeddings/{name}") for recipe in (finished, fresh))
         assert one.keys() == two.keys() and all(np.array_equal(one[utt], two[utt]) for utt in one)
     one, two = (json.loads((recipe / EXP / "results.json").read_text())["results"] for recipe in (finished, fresh))
     assert one == two
     # Nothing hidden is left but the journal of the format stage.
     assert {path.name for path in [*fresh.glob("dump/**/.*"), *fresh.glob("exp/**/.*")]} == {".format"}
-
-
-def read_vectors(recipe, name):
-    """Embeddings of a set by utterance; the paths in embedding.scp start from the recipe's folder."""
-    back = os.getcwd()
-    os.chdir(recipe)
-    try:
-        table = EmbeddingTable.read(f"{EXP}/embeddings/{name}/embedding.scp")
-    finally:
-        os.chdir(back)
-    return dict(zip(table.utterances, table.vectors, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -239,13 +210,13 @@ def test_data_that_changed_after_format(finished, tmp_path):
     """The same command sees it: what is new is looked at again, and embeddings of other audio are not reused."""
     recipe = tmp_path / "copy" / "egs2/mini_librispeech/spk1"
     shutil.copytree(finished.parents[2], tmp_path / "copy", symlinks=True)
-    before = read_vectors(recipe, "test")
+    before = read_vectors(recipe, f"{EXP}/embeddings/test")
     changed, other = "ş10-(#1)", "ş11-(#1)"
     tables = {name: read_scp(recipe / "data/test" / name) for name in ("wav.scp", "utt2spk")}
     tables["wav.scp"][changed] = tables["wav.scp"][other]
     DataDir.write(recipe / "data/test", tables)
     assert "warning: " not in run(recipe, "--stage", "format")
-    after = read_vectors(recipe, "test")
+    after = read_vectors(recipe, f"{EXP}/embeddings/test")
     assert {utt for utt in before if not np.array_equal(before[utt], after[utt])} == {changed}
     assert np.array_equal(after[changed], after[other])
     # A model that is newer than what is scored or packed with it.

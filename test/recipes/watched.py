@@ -1,11 +1,79 @@
 """A recipe's run.sh as a user meets it: started, ended well, ended by a mistake, killed at a chosen moment."""
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+
+from corpora import checkout, write
+
+from espnet_ext.datadir import DataDir
+from espnet_ext.spk.embeddings import EmbeddingTable
+
+RUN = """#!/usr/bin/env bash
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+"""
+DATA = '#!/usr/bin/env bash\nset -euo pipefail\nexec cp -r "${2}/." data\n'
+
+
+def write_set(folder, name, speakers, num_utts, wav_of, utt_of, **more):
+    """Write ``folder/data/<name>`` with ``wav_of(speaker, number)`` (samples, rate_hz) below ``folder/wavs``.
+
+    utt_of: the id of (speaker, number). more: other tables, as functions of (speaker, number, wav).
+    """
+    tables = {"wav.scp": {}, "utt2spk": {}, **{table: {} for table in more}}
+    for speaker in speakers:
+        for number in range(num_utts):
+            utt, path = utt_of(speaker, number), folder / "wavs" / f"{speaker:02d}" / f"{number}.wav"
+            wav, rate_hz = wav_of(speaker, number)
+            write(path, wav, rate_hz)
+            tables["wav.scp"][utt], tables["utt2spk"][utt] = path, utt_of(speaker, None)
+            for table, value_of in more.items():
+                tables[table][utt] = value_of(speaker, number, wav)
+    DataDir.write(folder / "data" / name, tables)
+
+
+def odd_name(speaker, number):
+    """Ids with what shells and tables may trip over: of a speaker (number None) and of an utterance."""
+    return f"ş{speaker:02d}" if number is None else f"ş{speaker:02d}-(#{number})"
+
+
+def new_recipe(folder, name, template, corpus):
+    """A copy of recipe ``name`` whose run.sh is ``template`` and whose stage data, which has run, copies ``corpus``."""
+    recipe = checkout(folder, name) / "egs2" / name
+    (recipe / "run.sh").write_text(RUN + f'../../TEMPLATE/{template} "$@"\n')
+    (recipe / "local/data.sh").write_text(DATA)
+    run(recipe, "--stop_stage", "data", "--corpus", corpus)
+    return recipe
+
+
+@contextlib.contextmanager
+def inside(recipe):
+    """The recipe's folder as the current one: the paths in its tables start there."""
+    back = os.getcwd()
+    os.chdir(recipe)
+    try:
+        yield
+    finally:
+        os.chdir(back)
+
+
+def read_vectors(recipe, folder):
+    """Embeddings by utterance."""
+    with inside(recipe):
+        table = EmbeddingTable.read(f"{folder}/embedding.scp")
+    return dict(zip(table.utterances, table.vectors, strict=True))
+
+
+def contents(recipe, pattern):
+    """The bytes of the files that a pattern finds below a recipe, by their path there; at least one has to be there."""
+    found = {path.relative_to(recipe): path.read_bytes() for path in recipe.glob(pattern) if path.is_file()}
+    assert found, f"{recipe}: nothing is {pattern}"
+    return found
 
 
 def start(recipe, *options):

@@ -214,3 +214,32 @@ def test_a_diverging_training_keeps_its_checkpoint(corpus, tmp_path, capsys):
     )
     assert re.search(r"the loss is (inf|nan) on utterance\(s\) train\d\d, ", said) and "checkpoint" in said
     assert (tmp_path / "e" / "checkpoint.pth").read_bytes() == checkpoint
+    # As the message says: with a lower learning rate it goes on from there, and that is the rate it has.
+    for more in ([], ["--scheduler", "none"]):
+        out = tmp_path / f"e{len(more)}"
+        shutil.copytree(tmp_path / "e", out, symlinks=True)
+        lower = [*options(corpus, out), "--max_epoch", "2", "--optim_conf", "lr=1e-4", *more]
+        assert train(lower) == 0, capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "goes on with other settings: optim_conf.lr was 0.005, is 0.0001" in said
+        stats = torch.load(out / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
+        assert stats[1]["train"]["optim0_lr0"] > 1e-3 and stats[2]["train"]["optim0_lr0"] <= 1e-4
+
+
+def test_a_training_keeps_to_its_units(corpus, tmp_path, capsys):
+    """Other units of the same number mean something else: refused, whether the training is finished or not."""
+    assert train([*options(corpus, tmp_path / "e"), "--max_epoch", "1"]) == 0, capsys.readouterr().err
+    before = {path: path.read_bytes() for path in (tmp_path / "e").glob("*.[py]*")}
+    changes = {}
+    for name in ("train", "dev"):
+        changes[f"{name}_units"] = tmp_path / f"{name}_units"
+        shutil.copytree(corpus / f"{name}_units", changes[f"{name}_units"])
+        describe(changes[f"{name}_units"], "q2")
+    for epochs, kind in (("1", "a finished training"), ("2", "a training")):
+        said = error_of([*options(corpus, tmp_path / "e", **changes), "--max_epoch", epochs], capsys)
+        assert f"holds {kind} with other settings: quantizers was ['q1'], is ['q2']" in said
+    assert before == {path: path.read_bytes() for path in before}
+    # The same units from another place are the same.
+    for name in ("train", "dev"):
+        describe(changes[f"{name}_units"], "q1")
+    assert train([*options(corpus, tmp_path / "e", **changes), "--max_epoch", "1"]) == 0, capsys.readouterr().err

@@ -21,7 +21,7 @@ ubm_args=                  # i-vector: more options of train_ubm
 ivector_dim=50             # i-vector: its size
 ivector_iterations=10      # i-vector: EM iterations of the total-variability matrix
 ivector_args=              # i-vector: more options of train_ivector_extractor
-ivector_tag=               # i-vector: name of UBM and extractor (empty: their sizes); experiments share them
+ivector_tag=               # i-vector: name of UBM and extractor (empty: their sizes); experiments on one set share them
 init_model=                # model: experiment folder, package or tag on Hugging Face
 upstream=                  # upstream: for example hf:microsoft/wavlm-base-plus
 upstream_layer=            # upstream: its layer; 0 is the input of the first one
@@ -137,6 +137,12 @@ if stage 4 init "round 0: embeddings that need no label -> exp/…/r0"; then
     case "${init}" in
         ivector)
             extractor="${expdir}/ivector_${ivector_tag}_s${seed}"
+            # What another training set makes has another name; other settings of the same set need another tag.
+            [ "${train_set}" = train ] || extractor="${expdir}/ivector_${train_set}_${ivector_tag}_s${seed}"
+            run python -m espnet_ext.bin.keep_settings --file "${extractor}/settings.json" \
+                --bind "${extractor}/ivector.npz" --mend "name another --ivector_tag" ubm_args="${ubm_args}" \
+                num_gaussians="${num_gaussians}" ivector_dim="${ivector_dim}" ivector_args="${ivector_args}" \
+                ivector_iterations="${ivector_iterations}" --content data="dump/${fit_set}/wav.scp"
             # shellcheck disable=SC2086  # the options hold several words
             run python -m espnet_ext.bin.train_ubm --data "dump/${fit_set}" --out "${extractor}/ubm" \
                 --num_gaussians "${num_gaussians}" --seed "${seed}" --nj "${processes}" --device "${device}" ${ubm_args}

@@ -1,0 +1,208 @@
+"""What users of egs2/TEMPLATE/ssl1 meet: kill -9 anywhere, other settings, two runs at once, odd and broken data."""
+
+import os
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from corpora import voice, write
+from watched import contents, error_of, inside, kill_in, new_recipe, odd_name, run, write_set
+
+from espnet_ext.datadir import DataDir, read_scp
+from espnet_ext.files import only_writer
+from espnet_ext.ssl.units import UnitFolder, read_units
+
+RECIPE, EXP = "mini_espeak/ssl1", "exp/ssl_train_hubert"
+MODEL = "--encoder_conf hidden_size=16 --encoder_conf num_attention_heads=2 --encoder_conf intermediate_size=16"
+TRAINING = f"--max_epoch 2 --num_workers 0 --batch_bins 100000 --encoder_conf conv_dim=[8,8,8,12] {MODEL}"
+RUN = (
+    'ssl1/ssl.sh --test_sets test --num_dev_speakers 2 --features "mfcc previous" --layers "- 2" --num_units "8 6" '
+    f'--max_frames 2000 --nj 1 --stop_stage score --train_args "{TRAINING}"'
+)
+
+
+def phones_of(speaker, number, wav):
+    """Made-up phones, a tenth of a second each."""
+    return " ".join(f"{'abc'[(speaker + i) % 3]}:{i / 10:g}:{(i + 1) / 10:g}" for i in range(len(wav) // 1600))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Six training and two test speakers; what shells read in the path and in the ids."""
+    folder = tmp_path_factory.mktemp("it's a #1 %s corpüs $HOME")
+    for name, speakers in (("train", range(6)), ("test", range(10, 12))):
+        write_set(
+            folder, name, speakers, 5, lambda s, u: (voice(10 * s + u, s, 0.7 + 0.1 * u), 16000), odd_name,
+            utt2phones=phones_of,
+        )  # fmt: skip
+    return folder / "data"
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, tmp_path_factory):
+    """A recipe that ran undisturbed. Tests leave it as it is."""
+    recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), RECIPE, RUN, corpus)
+    run(recipe, "--stage", "format")
+    return recipe
+
+
+@pytest.fixture
+def fresh(corpus, tmp_path):
+    """A recipe of which only stage data has run."""
+    return new_recipe(tmp_path, RECIPE, RUN, corpus)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished recipe, to be changed."""
+    shutil.copytree(finished.parents[2], tmp_path / "copy", symlinks=True)
+    return tmp_path / "copy" / finished.relative_to(finished.parents[2])
+
+
+@pytest.mark.timeout(900)
+def test_kill_9_anywhere_and_the_same_command_again(finished, fresh):
+    """In the fit, in a shard of labels, in a training, between the stages of iteration 2: the end is the same."""
+    run(fresh, "--stage", "format", "--stop_stage", "split")
+    kill_in(fresh, "clusters", f"{EXP}/it1/centroids/.lock", True, "--stop_iter", "1")
+    assert not (fresh / EXP / "it1/centroids/quantizer.json").exists()
+    run(fresh, "--stage", "clusters", "--stop_stage", "clusters", "--stop_iter", "1")
+    said = kill_in(fresh, "labels", f"{EXP}/it1/units/train_fit/.1of2.lock", False, "--stop_iter", "1", "--nj", "2")
+    assert "was killed by SIGKILL" in said and not (fresh / EXP / "it1/units/train_fit/units.scp").exists()
+    run(fresh, "--stage", "labels", "--stop_stage", "labels", "--stop_iter", "1")
+    kill_in(fresh, "train", f"{EXP}/it1/model/checkpoint.pth", True, "--stop_iter", "1")
+    assert not (fresh / EXP / "it1/hf/model.safetensors").exists()
+    second = f"{EXP}/it2/units/train_dev/units.json"
+    kill_in(fresh, "clusters", second, True, "--stop_stage", "train")
+    assert (fresh / EXP / "it1/hf/model.safetensors").exists() and not (fresh / EXP / "it2/hf").exists()
+    said = run(fresh, "--stage", "format")
+    assert "centroids is finished; nothing to do" in said
+    for pattern in ("it*/centroids/*.npz", "it*/hf/*", "it*/model/valid.loss_m.best.pth", "it*/settings.json"):
+        assert contents(fresh, f"{EXP}/{pattern}") == contents(finished, f"{EXP}/{pattern}")
+    for name in ("it1/units/train_fit", "it2/units/train_dev", "it2/units/test"):
+        assert units_of(fresh, name) == units_of(finished, name)
+    tables = [next(iter(contents(recipe, f"{EXP}/units_test/RESULTS.md").values())) for recipe in (fresh, finished)]
+    assert [line for line in tables[0].splitlines() if b"|" in line] == [
+        line for line in tables[1].splitlines() if b"|" in line
+    ]
+    assert not [path for path in fresh.glob(f"{EXP}/**/.*") if path.is_file()]
+
+
+def units_of(recipe, name):
+    """Units by utterance."""
+    with inside(recipe):
+        return {utt: read_units(place).tolist() for utt, place in UnitFolder.read(f"{EXP}/{name}").places().items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ('--stage clusters --num_units "9 6"', "it1 was made with other settings: num_units was 8, is 9; name"),
+        ("--stage clusters --features logmel", "it1 was made with other settings: features was mfcc, is logmel; name"),
+        (
+            '--stage labels --levels "1 2"',
+            "it2 was made with other settings: levels was 1, is 2; name another",
+        ),
+        ("--stage train --kmeans_opts --iterations=3", "it1 was made with other settings: kmeans_opts was empty, is "),
+        ("--stage clusters --num_dev_speakers 3 --stage split", "it1 was made with other settings: train_set was "),
+        (
+            '--stage train --train_args "LESS"',
+            "it1/model holds a finished training with other settings: batch_bins",
+        ),
+        ("--stage clusters --features previous --ssl_tag new", "--features: iteration 1 has no previous one; give "),
+        ("--stage labels --ssl_tag new", r"exp/ssl_new/it1/centroids/quantizer.json is missing or empty; stage 4"),
+    ],
+)
+def test_other_settings_are_refused_and_change_nothing(copied, options, message):
+    before = contents(copied, f"{EXP}/it*/**/*")
+    words = [word.replace("LESS", TRAINING.replace("100000", "90000")) for word in shlex.split(options)]
+    assert message in error_of(copied, *words)
+    after = contents(copied, f"{EXP}/it*/**/*")
+    changed = {str(path) for path in before if before[path] != after.get(path)}
+    assert all(name.endswith("train.log") for name in changed), changed
+
+
+def test_an_earlier_iteration_that_goes_on(copied):
+    """A longer first training gives another encoder, with which the second iteration is not mixed."""
+    longer = ["--train_args", TRAINING.replace("--max_epoch 2", "--max_epoch 3"), "--inference_model", "latest.pth"]
+    model = copied / EXP / "it1/hf/model.safetensors"
+    before = model.read_bytes()
+    run(
+        copied,
+        "--stage",
+        "train",
+        "--stop_stage",
+        "train",
+        "--stop_iter",
+        "1",
+        *longer,
+        "--inference_model",
+        "latest.pth",
+    )
+    assert model.read_bytes() != before
+    said = error_of(copied, "--start_iter", "2", "--stage", "clusters")
+    assert f"{EXP}/it2 was made with other settings: encoder was {EXP}/it1/hf/model.safetensors (" in said
+    # Under another name it goes on from there.
+    options = ["--start_iter", "2", "--features", f"- hf:{EXP}/it1/hf", "--layers", "- 1", "--ssl_tag", "other"]
+    run(copied, *options, "--stage", "clusters", "--stop_stage", "clusters")
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder", "lock"),
+    [
+        ("clusters", "it1/centroids", ".lock"),
+        ("labels", "it1/units/test", ".1of1.lock"),
+        ("train", "it1/model", ".lock"),
+    ],
+)
+def test_two_runs_of_one_experiment(copied, stage, folder, lock):
+    """The second says who is there, and disturbs nothing."""
+    if stage == "labels":  # the first run is at work there
+        (copied / EXP / folder / "units.scp").unlink()
+    with only_writer(copied / EXP / folder, lock):
+        said = error_of(copied, "--stage", stage, "--stop_stage", stage)
+        assert f"{EXP}/{folder}: another process ({os.getpid()} on " in said
+
+
+def test_short_and_broken_utterances(fresh):
+    """One shorter than a frame is named where labels are made, or left out; one of a frame has a unit."""
+    tables = {name: read_scp(fresh / "data/train" / name) for name in ("wav.scp", "utt2spk", "utt2phones")}
+    for name, samples in (("one-click", 300), ("one-frame", 400)):
+        write(fresh / f"{name}.wav", 0.1 * np.random.default_rng(0).standard_normal(samples))
+        tables["wav.scp"][name], tables["utt2spk"][name] = str(fresh / f"{name}.wav"), odd_name(0, None)
+        tables["utt2phones"][name] = "a:0:0.01"
+    DataDir.write(fresh / "data/train", tables)
+    options = ["--stop_iter", "1", "--train_args", TRAINING.replace("--max_epoch 2", "--max_epoch 1")]
+    said = error_of(fresh, "--stage", "format", *options)
+    assert "utterance one-click: " in said and "300 samples are shorter than one frame (400)" in said
+    assert "--skip_broken true" in said
+    said = run(fresh, "--stage", "labels", *options, "--skip_broken", "true", "--num_dev_speakers", "2")
+    units = units_of(fresh, "it1/units/train_fit") | units_of(fresh, "it1/units/train_dev")
+    assert "one-click" not in units and len(units["one-frame"]) == 1
+    assert (fresh / EXP / "it1/hf/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--dev_set dev", "data/dev/wav.scp is missing or empty; stage 1 (data) makes it"),
+        ("--num_dev_speakers 5", "5 dev speakers would leave 1 of 6 for training"),
+        ("--test_sets nothing", "data/nothing/wav.scp is missing or empty; stage 1 (data) makes it"),
+        ("--num_units 70000 --stop_iter 1", "--num_units: 70000 is not from 2 to 65536"),
+        ("--num_units 2000 --stop_iter 1 --max_frames 100", "clusters from"),
+        ('--layers "4 2" --stop_iter 1', "features mfcc have none"),
+        ("--features hf:no/where --stop_iter 1", "no/where"),
+        ('--num_units ""', "an option with a word per iteration is empty"),
+    ],
+)
+def test_a_mistake_is_one_line(fresh, options, message):
+    (fresh / "data/dev").mkdir()
+    (fresh / "data/dev/wav.scp").touch()
+    assert message in error_of(fresh, "--stage", "format", *shlex.split(options))
+
+
+def test_without_test_sets(fresh):
+    """Nothing to compare with: the stages that would are passed over."""
+    options = ["--stop_iter", "1", "--train_args", TRAINING.replace("--max_epoch 2", "--max_epoch 1")]
+    run(fresh, "--stage", "format", "--test_sets", "", *options)
+    assert (fresh / EXP / "it1/hf/model.safetensors").exists() and not (fresh / EXP / "units_test").exists()
