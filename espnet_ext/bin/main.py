@@ -26,13 +26,23 @@ GROUPS = {
         "layer_probe",
         "rank",
         "rank_study",
+        "phone_recognition",
         "fit_units",
         "make_units",
         "score_units",
+        "ssl_probe",
+        "ssl_grid",
         "export_ssl",
     ),
     "publish": ("pack", "upload"),
-    "data directories": ("format_data", "validate_data_dir", "fix_data_dir", "subset_data_dir"),
+    "data directories": (
+        "format_data",
+        "validate_data_dir",
+        "fix_data_dir",
+        "subset_data_dir",
+        "phonemize",
+        "align_phones",
+    ),
 }
 
 

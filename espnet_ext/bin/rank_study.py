@@ -10,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_ext.bin.rank import BOOL, add_arguments, read_options
+from espnet_ext.bin.rank import add_arguments, read_options
 from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL
 
 PROBES = ("phone", "speaker", "eer")
 
@@ -47,8 +48,9 @@ def main(argv=None):
         )
     from espnet_ext.datadir import DataDir
     from espnet_ext.files import only_writer
+    from espnet_ext.inference.probe_data import ProbeData, missing_tables
     from espnet_ext.inference.rank import rank_rows
-    from espnet_ext.inference.rank_study import LogMelFloor, ProbeData, missing_tables, probe_rows
+    from espnet_ext.inference.rank_study import LogMelFloor, probe_rows
     from espnet_ext.inference.rank_study_report import write_study
     from espnet_ext.metrics.report import run_info
     from espnet_ext.train.rank_list import RankList

@@ -2,34 +2,26 @@
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from espnet_ext.datadir import DataDir
-from espnet_ext.datadir.alignment import read_intervals
+from espnet_ext.datadir import Trials
 from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint
 from espnet_ext.inference.linear_probe import ClassStatistics
+from espnet_ext.inference.probe_data import ProbeData
 from espnet_ext.inference.rank import Opener, remembered
 from espnet_ext.inference.zero_shot import mean_and_deviation
 from espnet_ext.metrics.detection import RankedTrials
 from espnet_ext.spk.scoring import cosine_scores, unit_crops
 from espnet_ext.ssl.features import LogMel
-from espnet_ext.ssl.quality import phones_at
-from espnet_ext.train.rank_list import RATE_HZ, RankList
+from espnet_ext.train.rank_list import RankList
 
 log = logging.getLogger(__name__)
 
-#: What a probe needs in the training and in the test directory, and what its score is; higher is better.
-PROBES = {
-    "phone": (["utt2phones"], ["utt2phones"], "phone accuracy (%)"),
-    "speaker": (["utt2spk"], [], "speaker accuracy (%)"),
-    "eer": ([], ["trials"], "100 - EER (%)"),
-}
 # Speakers' vectors are few: more of the identity than for frames.
 _SPEAKER_SHRINKAGE = 0.1
 
@@ -60,92 +52,6 @@ class LogMelFloor(torch.nn.Module):
         return states[None].to(wav.device), torch.tensor([len(x) for x in every_other], device=wav.device)
 
 
-@dataclass
-class ProbeData:
-    """What probes are trained on and scored on; the utterances of the two lists are different ones."""
-
-    train: RankList
-    test: RankList
-    probes: tuple[str, ...]
-
-    def __post_init__(self):
-        shared = set(self.train.lengths) & set(self.test.lengths)
-        if shared:
-            raise UserError(
-                f"{self.train.data.path} and {self.test.data.path} share {len(shared)} utterances ({min(shared)}, …): "
-                "probes have to be scored on other utterances than they are trained on"
-            )
-        for probe in self.probes:
-            missing = missing_tables(probe, self.train.data, self.test.data)
-            if missing:
-                raise UserError(
-                    f"--probes {probe}: {missing[0]} is missing; leave the probe out, or give a directory with it"
-                )
-
-    def facts(self) -> list:
-        """What the scores rest on, besides the checkpoint."""
-        return [[one.checksum, one.data.path.as_posix()] for one in (self.train, self.test)] + [list(self.probes)]
-
-    @functools.cached_property
-    def phones(self) -> tuple[dict[str, list], dict[str, int]]:
-        """Intervals of every utterance of both lists, and a number for every phone of the training list."""
-        aligned = {}
-        for one in (self.train, self.test):
-            table = read_intervals(one.data.path / "utt2phones")
-            missing = [utt for utt in one.lengths if utt not in table]
-            if missing:
-                raise UserError(f"{one.data.path}/utt2phones: no line for {missing[0]!r} ({len(missing)} are missing)")
-            aligned |= {utt: table[utt] for utt in one.lengths}
-        known = sorted({interval.label for utt in self.train.lengths for interval in aligned[utt]})
-        return aligned, {label: number for number, label in enumerate(known)}
-
-    def frame_labels(self, utt: str, frames: int, hop: int, field: int) -> np.ndarray:
-        """Return the phone's number at the middle of the samples that each frame sees, -1 where there is none.
-
-        A phone that the training list lacks has a number that no classifier gives: its frames count as wrong.
-        """
-        aligned, numbers = self.phones
-        intervals = aligned[utt]
-        at = phones_at(intervals, (np.arange(frames) * hop + field / 2) / RATE_HZ)
-        labels = np.array([numbers.get(interval.label, len(numbers)) for interval in intervals])
-        return np.where(at >= 0, labels[at], -1)
-
-    @functools.cached_property
-    def speaker_split(self) -> tuple[dict[str, str], set[str]]:
-        """Speaker of every utterance that the speaker probe uses, and those that it is scored on.
-
-        Of each speaker the last session is held out where there are several, else the last quarter of the utterances.
-        """
-        data = self.train.data
-        sessions = data.table("utt2session") if data.has("utt2session") else {}
-        by_speaker: dict[str, list[str]] = {}
-        for utt in self.train.lengths:
-            by_speaker.setdefault(data.utt2spk.get(utt, ""), []).append(utt)
-        by_speaker.pop("", None)
-        speakers, held_out = {}, set()
-        for speaker, utts in by_speaker.items():
-            last = max(sessions.get(utt, "") for utt in utts)
-            out = [utt for utt in utts if sessions.get(utt, "") == last]
-            if len(out) == len(utts):
-                out = utts[len(utts) - max(1, len(utts) // 4) :]
-            if len(out) < len(utts):
-                speakers |= dict.fromkeys(utts, speaker)
-                held_out |= set(out)
-        if len(set(speakers.values())) < 2:
-            raise UserError(
-                f"{data.path}: the speaker probe needs 2 speakers with 2 utterances or more among the "
-                f"{len(self.train)} taken; raise --num_train or leave the probe out"
-            )
-        return speakers, held_out
-
-
-def missing_tables(probe: str, train: DataDir, test: DataDir) -> list[Path]:
-    """Return the files that a probe needs and that are not there."""
-    in_train, in_test, _ = PROBES[probe]
-    wanted = [(train, name) for name in in_train] + [(test, name) for name in in_test]
-    return [data.path / name for data, name in wanted if not data.has(name)]
-
-
 def probe_rows(
     checkpoints: Sequence[Checkpoint | LogMelFloor], data: ProbeData, device: str, out: Path, batch_s: float, seed: int
 ):
@@ -164,10 +70,14 @@ def _open_and_probe(opened: Opener, data: ProbeData, device: str, batch_s: float
 
 
 def probe_layers(encoder: torch.nn.Module, data: ProbeData, device: str, batch_s: float = 30.0) -> list[dict]:
-    """Return a row per layer with the score of every probe, in %; two passes over the audio, no frame is kept."""
+    """Return a row per layer with the score of every probe, in %; a pass over the audio of each list, no frame is kept.
+
+    With ``data.dev``, ``dev_<probe>`` besides.
+    """
     field = encoder.samples_for(1)
     frame = functools.partial(data.frame_labels, hop=encoder.samples_for(2) - field, field=field)
-    data.train.min_samples = data.test.min_samples = field
+    for one in data.lists:
+        one.min_samples = field
     statistics: dict[int, ClassStatistics] = {}
     num_phones = len(data.phones[1]) if "phone" in data.probes else 0
 
@@ -180,27 +90,29 @@ def probe_layers(encoder: torch.nn.Module, data: ProbeData, device: str, batch_s
     of_train = _pass(encoder, data.train, device, batch_s, labelled, learn)
     classifiers = {layer: one.fit() for layer, one in statistics.items()}
     statistics.clear()
-    right = np.zeros(encoder.num_layers)
-    count = np.zeros(encoder.num_layers)
-
-    def score(layer: int, frames: np.ndarray, labels: np.ndarray) -> None:
-        right[layer] += (classifiers[layer](frames) == labels).sum()
-        count[layer] += len(labels)
-
-    of_test = _pass(encoder, data.test, device, batch_s, labelled, score) if {"phone", "eer"} & {*data.probes} else {}
     rows = [{"layer": layer} for layer in range(encoder.num_layers)]
-    for layer, row in enumerate(rows):
-        if num_phones:
-            if not count[layer]:
-                raise UserError(f"{data.test.data.path}/utt2phones: no frame has a phone")
-            row["phone"] = float(100 * right[layer] / count[layer])
-        if "speaker" in data.probes:
-            row["speaker"] = speaker_accuracy({utt: vectors[layer] for utt, vectors in of_train.items()}, data)
-        if "eer" in data.probes:
-            mean = np.mean([vectors[layer] for vectors in of_train.values()], axis=0)
-            row["eer"] = 100 - 100 * float(
-                trial_eer({utt: v[layer] - mean for utt, v in of_test.items()}, data.test.data)
-            )
+    for prefix, one in data.scored.items():
+        right, count = np.zeros(encoder.num_layers), np.zeros(encoder.num_layers)
+
+        def score(layer: int, frames: np.ndarray, labels: np.ndarray, right=right, count=count) -> None:
+            right[layer] += (classifiers[layer](frames) == labels).sum()
+            count[layer] += len(labels)
+
+        needed = {"phone", "eer"} & {*data.probes}
+        vectors = _pass(encoder, one, device, batch_s, labelled, score) if needed else {}
+        trials = data.trials(one) if "eer" in data.probes else None
+        for layer, row in enumerate(rows):
+            if num_phones:
+                if not count[layer]:
+                    raise UserError(f"{one.data.path}/utt2phones: no frame has a phone")
+                row[f"{prefix}phone"] = float(100 * right[layer] / count[layer])
+            if "speaker" in data.probes:
+                split = data.speaker_dev_split if prefix else data.speaker_split
+                row[f"{prefix}speaker"] = speaker_accuracy({u: v[layer] for u, v in of_train.items()}, *split)
+            if trials is not None:
+                mean = np.mean([v[layer] for v in of_train.values()], axis=0)
+                moved = {u: v[layer] - mean for u, v in vectors.items()}
+                row[f"{prefix}eer"] = 100 - 100 * float(trial_eer(moved, trials, one.data.path))
     return rows
 
 
@@ -230,9 +142,8 @@ def _pass(encoder, utterances: RankList, device: str, batch_s: float, frame_labe
     return vectors
 
 
-def speaker_accuracy(vectors: Mapping[str, np.ndarray], data: ProbeData) -> float:
+def speaker_accuracy(vectors: Mapping[str, np.ndarray], speakers: Mapping[str, str], held_out: Set[str]) -> float:
     """Return the share (%) of held-out utterances whose speaker a linear classifier of the mean over time finds."""
-    speakers, held_out = data.speaker_split
     names = {speaker: number for number, speaker in enumerate(sorted(set(speakers.values())))}
     used = [utt for utt in speakers if utt in vectors]
     x = np.stack([vectors[utt][: len(vectors[utt]) // 2] for utt in used])
@@ -243,15 +154,14 @@ def speaker_accuracy(vectors: Mapping[str, np.ndarray], data: ProbeData) -> floa
     return float(100 * (statistics.fit(_SPEAKER_SHRINKAGE)(x[test].astype(np.float64)) == y[test]).mean())
 
 
-def trial_eer(vectors: Mapping[str, np.ndarray], data: DataDir) -> float:
-    """Return the EER (0 to 1) of the directory's trials among ``vectors``, by cosine."""
-    trials = data.trials()
+def trial_eer(vectors: Mapping[str, np.ndarray], trials: Trials, path: Path) -> float:
+    """Return the EER (0 to 1) of those of the trials of directory ``path`` that are among ``vectors``, by cosine."""
     row = {utt: number for number, utt in enumerate(vectors)}
     there = np.array([a in row and b in row for a, b in zip(trials.enroll, trials.test, strict=True)])
     labels = trials.labels[there]
     if len(set(labels.tolist())) < 2:
         raise UserError(
-            f"{data.path}/trials: among the {len(row)} utterances taken there are not both target and non-target "
+            f"{path}/trials: among the {len(row)} utterances taken there are not both target and non-target "
             "trials; raise --num_test"
         )
     enroll, test = (

@@ -10,8 +10,8 @@ import numpy as np
 
 from espnet_ext.files import atomic_write
 from espnet_ext.inference.checkpoints import Checkpoint
+from espnet_ext.inference.probe_data import PROBES, ProbeData
 from espnet_ext.inference.rank_report import list_notes, rank_results, rank_table, write_rank_csv
-from espnet_ext.inference.rank_study import PROBES, ProbeData
 from espnet_ext.metrics.correlation import pearson, regret, spearman
 from espnet_ext.metrics.rank_plot import save_study_plot
 from espnet_ext.metrics.report import Result, markdown_table, write_results_json, write_results_md

@@ -14,8 +14,9 @@ from espnet_ext.bin.train import main as train
 from espnet_ext.datadir import DataDir, write_scp
 from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint, find_checkpoints
+from espnet_ext.inference.probe_data import ProbeData
 from espnet_ext.inference.rank import RankSettings, measure_ranks
-from espnet_ext.inference.rank_study import LogMelFloor, ProbeData, probe_layers, trial_eer
+from espnet_ext.inference.rank_study import LogMelFloor, probe_layers, trial_eer
 from espnet_ext.metrics.correlation import pearson, spearman
 from espnet_ext.ssl.features import LogMel
 from espnet_ext.ssl.geometry import Geometry
@@ -288,7 +289,7 @@ def test_eer_of_known_vectors(corpus):
     rng = np.random.default_rng(0)
     voices = {speaker: rng.normal(size=8) for speaker in data.spk2utt}
     vectors = {utt: voices[speaker] + 0.01 * rng.normal(size=8) for utt, speaker in data.utt2spk.items()}
-    assert trial_eer(vectors, data) == 0
+    assert trial_eer(vectors, data.trials(), data.path) == 0
     few = {utt: vectors[utt] for utt in data.utterances[:2]}
     with pytest.raises(UserError, match="raise --num_test"):
-        trial_eer(few, data)
+        trial_eer(few, data.trials(), data.path)

@@ -110,7 +110,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
     fi
 done
 
-if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
+if stage 7 score "units against phones; the last encoder: masked accuracy, probes -> exp/…/units_*, exp/…/it*/probe_*"; then
     for name in ${test_sets}; do
         rows=()
         for ((iter = 1; iter <= stop_iter; iter++)); do
@@ -121,6 +121,13 @@ if stage 7 score "units against phones -> exp/…/RESULTS.md"; then
         done
         run python -m espnet_ext.bin.score_units --data "dump/${name}" "${rows[@]}" --out "${exp}/units_${name}" \
             --seed "${seed}" --config "$(word 99 "${train_config}")"
+        it="${exp}/it${stop_iter}"
+        if [ -e "${it}/model/${inference_model}" ]; then
+            run python -m espnet_ext.bin.ssl_probe --exp "${it}/model" --model_file "${inference_model}" \
+                --dev_units "${it}/units/${dev_set}" --train "dump/${probe_set:-${fit_set}}" --dev "dump/${dev_set}" \
+                --test "dump/${name}" --num_train "${num_probe_utts}" --num_test "${num_probe_utts}" --seed "${seed}" \
+                --device "${device}" --skip_broken "${skip_broken}" --cache "${expdir}/floors" --out "${it}/probe_${name}"
+        fi
     done
 fi
 

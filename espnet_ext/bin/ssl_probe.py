@@ -1,0 +1,68 @@
+"""What a pre-trained encoder came to: masked accuracy, and linear probes with the layer chosen on dev data.
+
+espnet_ext ssl_probe --exp exp/ssl_train_hubert/it2/model --dev_units exp/ssl_train_hubert/it2/units/train_dev \\
+    --train dump/train_fit --dev dump/train_dev --test dump/test --out exp/ssl_train_hubert/it2/probe_test
+
+Probes without labels are left out. Trials of a directory without any are drawn from its speakers.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+
+from espnet_ext.errors import UserError, cli
+from espnet_ext.options import BOOL, add_job_options, check_device
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--exp", required=True, type=Path, help="folder of a training of task ssl")
+    add("--model_file", default="valid.loss_m.best.pth", help="weights in that folder")
+    add("--dev_units", required=True, help="units of the dev data that it predicted (make_units)")
+    add("--train", required=True, help="data directory that probes are trained on (utt2phones, utt2spk)")
+    add("--dev", required=True, help="data directory that chooses layers (utt2phones, utt2spk or trials)")
+    add("--test", required=True, help="data directory that they are scored on (utt2phones, utt2spk or trials)")
+    add("--num_train", type=int, default=2000, help="utterances of --train, evenly spread (default: 2000)")
+    add("--num_test", type=int, default=2000, help="utterances of --dev and --test, evenly spread (default: 2000)")
+    add("--max_batch_s", type=float, default=30.0, help="seconds of padded audio per batch (default: 30)")
+    add("--cache", type=Path, help="folder that keeps what log-mel energies score, for other encoders (default: --out)")
+    add("--seed", type=int, help="noted in the results")
+    add("--out", required=True, type=Path, help="folder for RESULTS.md and results.json")
+    add_job_options(parser, "device", "skip_broken", "allow_commands")
+    return parser
+
+
+@cli
+def main(argv=None):
+    """Run the command."""
+    start = time.perf_counter()
+    args = get_parser().parse_args(argv)
+    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if min(args.num_train, args.num_test) < 2 or args.max_batch_s <= 0:
+        raise UserError("--num_train and --num_test have to be at least 2, --max_batch_s above 0")
+    device = check_device(args.device)
+    from espnet_ext.datadir import DataDir
+    from espnet_ext.files import only_writer
+    from espnet_ext.inference import ssl_probe
+    from espnet_ext.metrics.report import run_info
+    from espnet_ext.ssl.units import UnitFolder
+
+    checkpoint = ssl_probe.open_checkpoint(args.exp, args.model_file)
+    training = ssl_probe.read_training(args.exp, checkpoint, UnitFolder.read(args.dev_units))
+    directories = [DataDir(path, BOOL[args.allow_commands]) for path in (args.train, args.dev, args.test)]
+    lists = ssl_probe.open_lists(*directories, args.num_train, args.num_test, BOOL[args.skip_broken])
+    data = ssl_probe.choose_probes(*lists)
+    with only_writer(args.out):
+        rows, floor = ssl_probe.measure(
+            checkpoint, data, device, args.out, args.cache or args.out, args.max_batch_s, args.seed or 0
+        )
+        info = run_info(args.seed, model_file=args.model_file, wall_time_s=round(time.perf_counter() - start, 1))
+        print(ssl_probe.write_report(args.out, args.exp, training, rows, floor, data, info))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
