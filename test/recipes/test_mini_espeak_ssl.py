@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from corpora import ROOT, checkout, run
+from corpora import ROOT, checkout, dry_run_readme, run
 
 README = (ROOT / "egs2/mini_espeak/ssl1/README.md").read_text(encoding="utf-8")
 FEW = "--num_speakers 5 --num_utts 4 --num_test_speakers 2 --num_test_utts 3 --nj 1"
@@ -32,6 +32,8 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
         assert sorted(path.name for path in folder.iterdir()) == files
     assert (exp / "hf/model.safetensors").read_bytes() == (exp / "it2/hf/model.safetensors").read_bytes()
     assert (exp / "s3prl.pt").is_file()
+    assert "masked accuracy %" in said and (exp / "it2/probe_test/results.json").is_file()
+    assert not (exp / "it1/probe_test").exists() and (recipe / "exp/floors/checkpoints").is_dir()
     assert (exp / "it1/rank/RESULTS.md").is_file() and (exp / "it2/study_test/RESULTS.md").is_file()
     # Once more: the units are there, and nothing is made again.
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("*.ark")}
@@ -48,3 +50,8 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
     names = {"wav": torch.randn(2, 16000), "lengths": torch.tensor([16000, 9000])}
     exec(re.search(r"^```python\n(.*?)^```$", README, re.DOTALL | re.MULTILINE).group(1), names)
     assert names["layers"].shape == (4, 2, 49, 16) and names["frames"].tolist() == [49, 27]
+
+
+def test_the_grid_of_the_readme():
+    told = dry_run_readme(ROOT / "egs2/mini_espeak/ssl1")
+    assert told and all("--ssl_tag grid_reference_s0" in said for said in told.values())

@@ -106,7 +106,7 @@ def cells(text):
 def test_the_driver_runs_everything_once_and_says_what_failed(here, capsys):
     assert main(["--config", "g.yaml", "--seeds", "0", "2", "--options", "--nj 4"]) == 2
     told = capsys.readouterr()
-    assert "2 of 10 experiments failed: layer bad (seed 0), layer bad (seed 2)" in told.err
+    assert "2 of 12 experiments failed: layer bad (seed 0), layer bad (seed 2)" in told.err
     table = cells(told.out)
     # The numbers of the stand-in, by hand: one more per stream, seed / 10 more per seed.
     pair = np.array([31.0, 31.2])
@@ -131,12 +131,12 @@ def test_the_driver_runs_everything_once_and_says_what_failed(here, capsys):
     }
     # Once more: what is finished is only read, with other options it is not finished.
     before = Path("calls").read_text().splitlines()
-    assert len(before) == 10
+    assert len(before) == 12
     assert main(["--config", "g.yaml", "--seeds", "0", "2", "--options", "--nj 4"]) == 2
     assert cells(capsys.readouterr().out) == table
-    assert Path("calls").read_text().splitlines()[10:] == ["grid_layer_bad_s0 2", "grid_layer_bad_s2 2"]
+    assert Path("calls").read_text().splitlines()[12:] == ["grid_layer_bad_s0 2", "grid_layer_bad_s2 2"]
     assert main(["--config", "g.yaml", "--only", "reference"]) == 0
-    assert Path("calls").read_text().splitlines()[12:] == ["grid_reference_s0 1", "grid_reference_s0 2"]
+    assert Path("calls").read_text().splitlines()[14:] == ["grid_reference_s0 1", "grid_reference_s0 2"]
 
 
 def test_what_a_row_starts_from(here, capsys):
