@@ -3,11 +3,11 @@
 import json
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stand_in import write_recipe
 
 from espnet_ext.bin.ssl_grid import main
 from espnet_ext.errors import UserError
@@ -90,10 +90,7 @@ def test_there_are_files():
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("recipe.py").write_text(RECIPE)
-    # Not as a shebang, which takes no path with a blank.
-    Path("run.sh").write_text(f'#!/usr/bin/env bash\nexec {shlex.quote(sys.executable)} recipe.py "$@"\n')
-    Path("run.sh").chmod(0o755)
+    write_recipe(tmp_path, RECIPE)
     Path("g.yaml").write_text(GRID)
     return tmp_path
 
