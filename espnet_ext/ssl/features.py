@@ -64,7 +64,7 @@ class HiddenLayers:
     def __init__(self, spec: str, layers: Sequence[int], device: str = "cpu"):
         from espnet_ext.upstream.load import load_upstream
 
-        self.upstream = load_upstream(spec, freeze=True).to(device).eval()
+        self.upstream = load_upstream(spec, freeze=True).eval()
         self.device = device
         wrong = [layer for layer in layers if not 0 <= layer < self.upstream.num_layers]
         if wrong or not layers:
@@ -72,6 +72,9 @@ class HiddenLayers:
                 f"--layers: {spec} has the layers 0 (input of the first) to {self.upstream.num_layers - 1}; "
                 f"{f'there is no {wrong[0]}' if wrong else 'give at least one'}"
             )
+        if hasattr(self.upstream, "forget_after"):
+            self.upstream.forget_after(max(layers))
+        self.upstream.to(device)
         self.layers = tuple(layers)
         self.names = tuple(f"layer{layer}" for layer in layers)
         self.field = self.upstream.samples_for(1)
@@ -86,7 +89,7 @@ class HiddenLayers:
         for row, wav in zip(speech, wavs, strict=True):
             row[: len(wav)] = torch.from_numpy(wav)
         with torch.inference_mode():
-            states, frames = self.upstream.hidden_states(speech.to(self.device), lengths.to(self.device))
+            states, frames = self.upstream.layers(speech.to(self.device), lengths.to(self.device))
         states = [states[layer].float() for layer in self.layers]
         return [[state[row, :count] for state in states] for row, count in enumerate(frames.tolist())]
 

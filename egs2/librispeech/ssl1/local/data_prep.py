@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""LibriSpeech (official layout) -> data/train_960 without labels, data/dev, and its parts data/dev_clean, data/dev_other.
+"""LibriSpeech (official layout) -> data/train_960, data/dev, and dev's parts data/dev_clean, data/dev_other.
 
-Nothing is opened, only listed. With --alignments, a folder of TextGrids such as the Montreal Forced Aligner's of LibriSpeech
-(https://zenodo.org/records/2619474), every set gets phones with their times, which units and probes are compared with.
+Nothing is opened, only listed. With --alignments every set gets phones with their times, which units and probes are
+compared with: a folder of TextGrids such as https://zenodo.org/records/2619474 (Montreal Forced Aligner).
 """
 
 import argparse
