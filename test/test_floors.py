@@ -23,7 +23,7 @@ FLOORS = [
     ["vocoder", "upstream", "cluster", "audio", "video", "train"],
     ["datadir", "metrics", "zoo"],
     ["audio.io", "audio.reader", "audio.writer", "audio.header"],
-    ["files"],
+    ["files", "options"],
     ["errors", "compat", "version"],
 ]
 IMPORT_LIMIT_S = 3.0

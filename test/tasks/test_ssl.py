@@ -205,7 +205,7 @@ def test_labels_of_other_audio(corpus, tmp_path, capsys):
     assert f"utterance {order[0]} has" in said and "make_units" in said
 
 
-def test_a_diverging_training_keeps_its_checkpoint(corpus, tmp_path, capsys):
+def test_a_diverging_training_keeps_its_checkpoint(corpus, tmp_path, capsys, caplog):
     """The utterances of the batch are named; what the last whole epoch has learned is there."""
     assert train([*options(corpus, tmp_path / "e"), "--max_epoch", "1"]) == 0, capsys.readouterr().err
     checkpoint = (tmp_path / "e" / "checkpoint.pth").read_bytes()
@@ -220,8 +220,7 @@ def test_a_diverging_training_keeps_its_checkpoint(corpus, tmp_path, capsys):
         shutil.copytree(tmp_path / "e", out, symlinks=True)
         lower = [*options(corpus, out), "--max_epoch", "2", "--optim_conf", "lr=1e-4", *more]
         assert train(lower) == 0, capsys.readouterr().err
-        said = capsys.readouterr().err
-        assert "goes on with other settings: optim_conf.lr was 0.005, is 0.0001" in said
+        assert "goes on with other settings: optim_conf.lr was 0.005, is 0.0001" in caplog.text
         stats = torch.load(out / "checkpoint.pth", weights_only=False)["reporter"]["stats"]
         assert stats[1]["train"]["optim0_lr0"] > 1e-3 and stats[2]["train"]["optim0_lr0"] <= 1e-4
 
