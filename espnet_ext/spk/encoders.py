@@ -21,6 +21,7 @@ from espnet2.spk.layers.rawnet_block import Bottle2neck
 
 from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.masking import layer_lengths, mean_over_time, padding_mask, zero_padding
+from espnet_ext.train.bfloat16 import convolve
 
 Lengths = torch.Tensor | None
 
@@ -61,17 +62,18 @@ class XvectorEncoder(EspnetXvectorEncoder):
         x = x.transpose(1, 2)
         for layer in self.layers:
             if isinstance(layer, torch.nn.Conv1d):
-                x, lengths = convolve(layer, x, lengths)
+                x, lengths = convolve_alone(layer, x, lengths)
             else:
                 x = layer(x)
         return x, lengths
 
 
-def convolve(conv: torch.nn.Conv1d, x: torch.Tensor, lengths: Lengths) -> tuple[torch.Tensor, Lengths]:
+def convolve_alone(conv: torch.nn.Conv1d, x: torch.Tensor, lengths: Lengths) -> tuple[torch.Tensor, Lengths]:
     """Apply a time convolution to (batch, channels, frames) as if every utterance were alone; lengths follow it."""
     if conv.padding[0] > 0:
         x = zero_padding(x, padding_mask(lengths, x.size(-1)))
-    return conv(x), layer_lengths(lengths, conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.dilation[0])
+    lengths = layer_lengths(lengths, conv.kernel_size[0], conv.stride[0], conv.padding[0], conv.dilation[0])
+    return convolve(conv, x), lengths
 
 
 class EcapaTdnnEncoder(EspnetEcapaTdnnEncoder):

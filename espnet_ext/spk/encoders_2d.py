@@ -11,6 +11,7 @@ from espnet2.spk.layers.resnet_block import BasicBlock, Bottleneck
 from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.encoders import Lengths, check_scale, squeeze_excite
 from espnet_ext.spk.masking import layer_lengths, padding_mask, zero_padding
+from espnet_ext.train.bfloat16 import convolve, convolve_all
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet221", "resnet293")
 
@@ -63,12 +64,12 @@ def residual_block(block: BasicBlock | Bottleneck, x: torch.Tensor, lengths: Len
     for index, (conv, norm) in enumerate(stages):
         if conv.kernel_size[1] > 1:
             y = zero_padding(y, padding_mask(lengths, y.size(-1)))
-        y = norm(conv(y))
+        y = norm(convolve(conv, y))
         if conv.stride[1] == 2:
             lengths = None if lengths is None else halved(lengths)
         if index < len(stages) - 1:
             y = F.relu(y)
-    return F.relu(y + block.shortcut(x)), lengths
+    return F.relu(y + convolve_all(block.shortcut, x)), lengths
 
 
 class SkaTdnnEncoder(EspnetSkaTdnnEncoder):

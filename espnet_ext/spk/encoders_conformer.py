@@ -12,6 +12,7 @@ from espnet2.spk.encoder.conformer_encoder import MfaConformerEncoder as EspnetM
 from espnet_ext.errors import UserError, check_choices
 from espnet_ext.spk.encoders import Lengths
 from espnet_ext.spk.masking import layer_lengths, padding_mask, zero_padding
+from espnet_ext.train.bfloat16 import convolve_all
 
 SUBSAMPLING = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8")
 ATTENTION_OF = {"rel_pos": "rel_selfattn", "abs_pos": "selfattn", "scaled_abs_pos": "selfattn"}
@@ -138,7 +139,7 @@ def embed_frames(
     for conv in time_convolutions(embed):
         # The convolutions add no padding of their own, so every valid output saw valid frames only.
         lengths = layer_lengths(lengths, conv.kernel_size[0], conv.stride[0])
-    x = embed.conv(x.unsqueeze(1)).transpose(1, 2).flatten(2)
+    x = convolve_all(embed.conv, x.unsqueeze(1)).transpose(1, 2).flatten(2)
     linear, positional = embed.out if isinstance(embed.out, torch.nn.Sequential) else (embed.out, embed.pos_enc)
     x = linear(x)
     if isinstance(positional, LegacyRelPositionalEncoding):

@@ -9,7 +9,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.spk.projector.abs_projector import AbsProjector
 
 from espnet_ext.errors import UserError
-from espnet_ext.spk.encoders import Lengths, convolve
+from espnet_ext.spk.encoders import Lengths, convolve_alone
 
 
 class LinearEncoder(AbsEncoder):
@@ -61,7 +61,7 @@ class SuperbXvectorEncoder(AbsEncoder):
         """(batch, frames, features) -> (batch, output_size, frames - 14)."""
         x = self.connector(x).transpose(1, 2)
         for layer in self.layers:
-            x, lengths = convolve(layer, x, lengths)
+            x, lengths = convolve_alone(layer, x, lengths)
             x = x.relu()
         return x, lengths
 
