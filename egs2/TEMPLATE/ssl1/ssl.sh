@@ -12,6 +12,7 @@ train_set=train            # data/<train_set>: what to train on; no labels are n
 dev_set=                   # data/<dev_set>: chooses checkpoints (empty: num_dev_speakers are taken out of train_set)
 num_dev_speakers=8         # speakers of the dev set
 test_sets=                 # data/<test_set>, one or more names, with utt2phones: units are compared with phones there
+probe_set=                 # data/<probe_set> with utt2phones: what probes are trained on (empty: the training set)
 skip_broken=false          # true: drop and count broken utterances; false: name them and stop
 # Targets, one word per iteration (the last word holds for all that follow):
 start_iter=1               # first iteration to run; the ones before it have been run
@@ -28,6 +29,7 @@ train_args=                # more training options, e.g. "--max_epoch 5"; they w
 ssl_tag=                   # name of the experiment (empty: the last config's)
 expdir=exp                 # where experiments go
 inference_model=valid.loss_m.best.pth  # checkpoint in an iteration's folder
+rank_lists=                # more utterances that ranks are measured on: words NAME=DATA_DIR, such as another domain
 num_rank_utts=10000        # dev utterances that ranks are measured on (at most)
 num_probe_utts=2000        # utterances that probes are trained on, and as many they are scored on (at most)
 seed=0                     # one seed for split, centroids, training and probes
@@ -38,10 +40,12 @@ num_nodes=1                # nodes of a distributed training
 # end options
 . "${MAIN_ROOT}/utils/recipe.sh"
 
+for option in features layers num_units levels train_config; do
+    [ -n "${!option// /}" ] || fail "--${option} is empty; give a word per iteration, or one for all"
+done
 word() { # NUMBER WORDS: the word of that number, the last one where there are fewer
     local number=$1 words
     read -ra words <<< "$2"
-    [ "${#words[@]}" -gt 0 ] || fail "an option with a word per iteration is empty; see --help"
     [ "${number}" -le "${#words[@]}" ] || number="${#words[@]}"
     echo "${words[number - 1]}"
 }
@@ -50,6 +54,27 @@ fit_set="${train_set}" own_dev_set="${dev_set}"
 if [ -z "${dev_set}" ]; then fit_set="${train_set}_fit" dev_set="${train_set}_dev"; fi
 device=cpu units_cmd="${train_cmd}"
 if [ "${ngpu}" -gt 0 ]; then device=cuda units_cmd="${cuda_cmd}"; fi
+other_targets="name another --ssl_tag, or begin at stage 4 (clusters)"
+
+targets() { # ITERATION: what its units are made from -> from, which
+    from="$(word "$1" "${features}")" which="$(word "$1" "${layers}")"
+    if [ "${from}" = previous ]; then
+        [ "$1" -gt 1 ] || fail "--features: iteration 1 has no previous one; give mfcc, logmel or an encoder"
+        from="${exp}/it$(($1 - 1))/hf"
+        require "${from}/model.safetensors" "stage 6 (train) of iteration $(($1 - 1))"
+    fi
+    if [ "${which}" = - ]; then which=; fi
+}
+keep_settings() { # ITERATION FILE MEND: once FILE is there, other targets are refused, not mixed in
+    local from which encoder=()
+    targets "$1"
+    if [ -s "${from#hf:}/model.safetensors" ]; then encoder=(--content encoder="${from#hf:}/model.safetensors"); fi
+    run python -m espnet_ext.bin.keep_settings --file "${exp}/it$1/settings.json" --bind "$2" --mend "$3" \
+        features="${from}" layers="${which}" num_units="$(word "$1" "${num_units}")" \
+        levels="$(word "$1" "${levels}")" max_frames="${max_frames}" kmeans_opts="${kmeans_opts}" seed="${seed}" \
+        --content train_set="dump/${fit_set}/wav.scp" --content dev_set="dump/${dev_set}/wav.scp" \
+        ${encoder[@]+"${encoder[@]}"}
+}
 
 if stage 1 data "corpus -> data/"; then
     # shellcheck disable=SC2086  # the option holds several words
@@ -57,7 +82,7 @@ if stage 1 data "corpus -> data/"; then
 fi
 
 if stage 2 format "look at every file, resample what needs it -> dump/"; then
-    for name in ${train_set} ${own_dev_set} ${test_sets}; do
+    for name in ${train_set} ${own_dev_set} ${probe_set} ${test_sets}; do
         require "data/${name}/wav.scp" "stage 1 (data)"
         run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" \
             --nj "${nj}" --skip_broken "${skip_broken}"
@@ -76,14 +101,9 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
     log "-- iteration ${iter} of ${stop_iter}"
     it="${exp}/it${iter}"
     if stage 4 clusters "every iteration: features -> centroids -> exp/…/it*/centroids"; then
-        require "dump/${fit_set}/wav.scp" "stage 3 (split)"
-        from="$(word "${iter}" "${features}")" which="$(word "${iter}" "${layers}")"
-        if [ "${from}" = previous ]; then
-            [ "${iter}" -gt 1 ] || fail "--features: iteration 1 has no previous one; give mfcc, logmel or an encoder"
-            from="${exp}/it$((iter - 1))/hf"
-            require "${from}/model.safetensors" "stage 6 (train) of iteration $((iter - 1))"
-        fi
-        if [ "${which}" = - ]; then which=; fi
+        for name in "${fit_set}" "${dev_set}"; do require "dump/${name}/wav.scp" "stage 3 (split)"; done
+        keep_settings "${iter}" "${it}/model/checkpoint.pth" "name another --ssl_tag"
+        targets "${iter}"
         # shellcheck disable=SC2086  # the options hold several words
         run python -m espnet_ext.bin.fit_units --data "dump/${fit_set}" --features "${from}" --layers ${which//,/ } \
             --num_units "$(word "${iter}" "${num_units}")" --levels "$(word "${iter}" "${levels}")" \
@@ -92,6 +112,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
 
     if stage 5 labels "every iteration: units, in one pass over the audio -> exp/…/it*/units"; then
         require "${it}/centroids/quantizer.json" "stage 4 (clusters)"
+        keep_settings "${iter}" "${it}/centroids/quantizer.json" "${other_targets}"
         for name in ${fit_set} ${dev_set} ${test_sets}; do
             ${units_cmd} JOB=1:"${nj}" "${it}/units/${name}/log/units.JOB.log" \
                 python -m espnet_ext.bin.make_units --centroids "${it}/centroids" --data "dump/${name}" \
@@ -101,6 +122,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
 
     if stage 6 train "every iteration: masked prediction -> exp/…/it*/model, exp/…/it*/hf"; then
         require "${it}/units/${dev_set}/units.scp" "stage 5 (labels)"
+        keep_settings "${iter}" "${it}/centroids/quantizer.json" "${other_targets}"
         config="$(word "${iter}" "${train_config}")"
         # shellcheck disable=SC2086  # the option holds several words
         launch "${it}/model/train.log" python -m espnet_ext.bin.train ssl --config "${config}" \
@@ -110,7 +132,7 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
     fi
 done
 
-if stage 7 score "units against phones; the last encoder: masked accuracy, probes -> exp/…/units_*, exp/…/it*/probe_*"; then
+if stage 7 score "units against phones; probes of the last encoder -> exp/…/units_*, exp/…/it*/probe_*"; then
     for name in ${test_sets}; do
         rows=()
         for ((iter = 1; iter <= stop_iter; iter++)); do
@@ -134,16 +156,18 @@ fi
 if stage 8 rank "label-free rank of every layer of every checkpoint -> exp/…/it*/rank"; then
     for ((iter = start_iter; iter <= stop_iter; iter++)); do
         require "${exp}/it${iter}/model/${inference_model}" "stage 6 (train)"
+        # shellcheck disable=SC2086  # the option holds several words
         run python -m espnet_ext.bin.rank --checkpoints "${exp}/it${iter}/model" --data "dev=dump/${dev_set}" \
-            --num_utterances "${num_rank_utts}" --seed "${seed}" --device "${device}" --out "${exp}/it${iter}/rank"
+            ${rank_lists} --num_utterances "${num_rank_utts}" --seed "${seed}" --device "${device}" --out "${exp}/it${iter}/rank"
     done
 fi
 
 if stage 9 probe "frozen linear probes against rank, last iteration -> exp/…/it*/study"; then
     for name in ${test_sets}; do
-        require "dump/${fit_set}/utt2phones" "a corpus with phone times (doc/data_formats.md)"
+        require "dump/${probe_set:-${fit_set}}/utt2phones" "a corpus with phone times (doc/data_formats.md)"
+        # shellcheck disable=SC2086  # the option holds several words
         run python -m espnet_ext.bin.rank_study --checkpoints "${exp}/it${stop_iter}/model" \
-            --data "dev=dump/${dev_set}" --train "dump/${fit_set}" --test "dump/${name}" \
+            --data "dev=dump/${dev_set}" ${rank_lists} --train "dump/${probe_set:-${fit_set}}" --test "dump/${name}" \
             --num_utterances "${num_rank_utts}" --num_train "${num_probe_utts}" --num_test "${num_probe_utts}" \
             --seed "${seed}" --device "${device}" --out "${exp}/it${stop_iter}/study_${name}"
     done
