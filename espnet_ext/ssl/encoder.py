@@ -258,7 +258,7 @@ class HubertEncoder(torch.nn.Module):
             frames = self.geometry.frames(lengths)
             # Whatever a caller left behind the end, NaN included, must not come back through 0 * x.
             wav = wav.masked_fill(torch.arange(wav.size(1), device=wav.device) >= lengths[:, None], 0.0)
-        x = self.feature_extractor(wav, lengths).transpose(1, 2)
+        x = self.feature_extractor(wav, lengths)
         if self.training and self.feature_grad_mult != 1.0:
             x = ScaleGradient.apply(x, self.feature_grad_mult)
         power = x.float().square()

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from espnet_ext.errors import UserError, check_choices
-from espnet_ext.ssl.geometry import RATE_HZ
+from espnet_ext.ssl.geometry import RATE_HZ, Geometry
 
 # Input channels per group from which bfloat16 convolutions of the CPU give what they should.
 _BF16_CHANNELS = 32
@@ -23,6 +23,57 @@ def convolve(conv: torch.nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
             return conv(x.float())
     return conv(x)
+
+
+class _RowConv(torch.autograd.Function):
+    """A convolution over rows of channels, as products of matrices: no copy of the input, none of its gradient.
+
+    Row t of the output sees rows ``t stride`` to ``t stride + kernel - 1``; behind the last one lie zeros. Taps of one
+    stride are one contiguous row of a view of the input, so a kernel of three with a stride of two is two products.
+    oneDNN's backward pass takes twice as long (fp32) or three times (bf16, AMX).
+    """
+
+    @staticmethod
+    def blocks(weight: torch.Tensor, stride: int) -> list[torch.Tensor]:
+        """Cut (out, in, kernel) into (taps in, out) for each ``stride`` taps."""
+        return [part.permute(2, 1, 0).flatten(0, 1) for part in weight.split(stride, dim=2)]
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride):
+        wide = x.view(len(x) // stride, stride * x.size(1))
+        blocks = _RowConv.blocks(weight, stride)
+        first = wide[:, : len(blocks[0])]
+        y = first @ blocks[0] if bias is None else torch.addmm(bias, first, blocks[0])
+        for later, block in enumerate(blocks[1:], 1):
+            y[: len(y) - later].addmm_(wide[later:, : len(block)], block)
+        ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        wide = x.view(len(x) // ctx.stride, ctx.stride * x.size(1))
+        blocks = _RowConv.blocks(weight, ctx.stride)
+        back, parts = None, []
+        for later, block in enumerate(blocks):
+            own = grad[: len(grad) - later]
+            if ctx.needs_input_grad[0]:
+                if later:
+                    back[later:, : len(block)].addmm_(own, block.T)
+                elif len(block) == wide.size(1):
+                    back = own @ block.T
+                else:  # a kernel shorter than its stride
+                    back = torch.nn.functional.pad(own @ block.T, (0, wide.size(1) - len(block)))
+            if ctx.needs_input_grad[1]:
+                part = wide[later:, : len(block)].T @ own
+                parts.append(part.unflatten(0, (-1, x.size(1))).permute(2, 1, 0))
+        return (
+            back.view_as(x) if ctx.needs_input_grad[0] else None,
+            torch.cat(parts, dim=2) if parts else None,
+            grad.sum(dim=0) if ctx.needs_input_grad[2] else None,
+            None,
+        )
 
 
 class ConvLayer(torch.nn.Module):
@@ -41,31 +92,56 @@ class ConvLayer(torch.nn.Module):
         elif norm == "layer":
             self.layer_norm = torch.nn.LayerNorm(out_dim)
 
-    def forward(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
-        """(batch, in_dim, time) -> (batch, out_dim, time'); ``frames`` (batch,) are valid ones, None: all are."""
-        x = convolve(self.conv, x)
+    def first(self, wav: torch.Tensor, frames: torch.Tensor, time: int, spare: int) -> torch.Tensor:
+        """(batch, samples) -> (batch, time, out_dim) of ``spare`` more samples; ``frames`` (batch,) are valid."""
+        patches = F.pad(wav, (0, spare)).unfold(1, self.kernel, self.stride)[:, :time]
+        weight = self.conv.weight[:, 0]
         if self.norm == "group":
-            x = self.layer_norm(x) if frames is None else group_norm_of_valid(x, frames, self.layer_norm)
-        elif self.norm == "layer":
-            x = self.layer_norm(x.transpose(1, 2)).transpose(1, 2)
+            patches, weight, bias = normalized_patches(patches, frames, weight, self.layer_norm)
+        else:
+            weight, bias = weight[None].expand(len(wav), -1, -1), self.conv.bias
+        if bias is not None:
+            # As one more tap, so that its gradient comes out of the same product.
+            patches = F.pad(patches, (0, 1), value=1.0)
+            weight = torch.cat((weight, bias[None, :, None].expand(len(wav), -1, 1).to(weight.dtype)), dim=2)
+        return self._norm_and_gelu(torch.bmm(patches, weight.transpose(1, 2)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, in_dim) -> (rows / stride, out_dim); see ``_RowConv``."""
+        weight, bias = self.conv.weight, self.conv.bias
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        bias = None if bias is None else bias.to(dtype)
+        return self._norm_and_gelu(_RowConv.apply(x.to(dtype), weight.to(dtype), bias, self.stride))
+
+    def _norm_and_gelu(self, x: torch.Tensor) -> torch.Tensor:
+        if self.norm == "layer":
+            x = self.layer_norm(x).to(x.dtype)
         return F.gelu(x)
 
 
-def group_norm_of_valid(x: torch.Tensor, frames: torch.Tensor, norm: torch.nn.GroupNorm) -> torch.Tensor:
-    """Normalise each channel of ``x`` (batch, channels, time) over the first ``frames`` (batch,) of its utterance.
+def normalized_patches(
+    patches: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, norm: torch.nn.GroupNorm
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return patches, weights (batch, channels, kernel) and biases whose product is normalised already.
 
-    What lies behind them is of no meaning, and takes no part: other toolkits let it, so that an utterance's features
-    depend on the longest one of its batch.
+    patches: (batch, time, kernel) samples; ``frames`` (batch,) of them are valid. weight: (channels, kernel). Mean and
+    variance of a channel over an utterance are w m and w C w, m and C being mean and covariance of its patches: so
+    the norm of each channel (group norm with as many groups as channels) costs a product of small matrices and no
+    pass over the channels. What lies behind the valid frames takes no part; other toolkits let it, so that an
+    utterance's features depend on the longest one of its batch.
     """
-    time = x.size(-1)
-    valid = torch.arange(time, device=x.device) < frames[:, None, None]
-    count = frames[:, None, None].to(torch.float32)
-    # One pass over zeroed frames; the zeros are then taken out of both moments, without a difference of large numbers.
-    variance, mean = torch.var_mean((x * valid).float(), dim=-1, keepdim=True, correction=0)
-    mean = mean * (time / count)
-    variance = (variance * time - mean.square() * count * (time - count) / time) / count
-    scale = norm.weight[:, None] * (variance.clamp(min=0) + norm.eps).rsqrt()
-    return (x * scale + (norm.bias[:, None] - mean * scale)).to(x.dtype)
+    # In float64: a filter that takes away most of what a patch holds leaves the small difference of large numbers.
+    precision = torch.float32 if patches.device.type == "mps" else torch.float64  # Apple's GPUs know no float64
+    valid = (torch.arange(patches.size(1), device=patches.device) < frames[:, None])[..., None]
+    count = frames.clamp(min=1)[:, None, None]
+    wide = patches.to(precision)
+    centred = (wide - (wide * valid).sum(dim=1, keepdim=True) / count) * valid
+    covariance = centred.transpose(1, 2) @ centred / count
+    taps = weight.to(precision)
+    variance = ((taps @ covariance) * taps).sum(dim=2)
+    scale = norm.weight * (variance.clamp(min=0) + norm.eps).rsqrt()
+    return centred.to(patches.dtype), (scale[..., None] * taps).to(weight.dtype), norm.bias
 
 
 class ConvExtractor(torch.nn.Module):
@@ -103,15 +179,27 @@ class ConvExtractor(torch.nn.Module):
             with torch.no_grad():
                 first = self.conv_layers[0].conv.weight
                 first.copy_(band_filters(conv_dim[0], conv_kernel[0]))
+        self.geometry = Geometry.of(conv_kernel, conv_stride)
+        # Of all layers but the first: input rows per frame, and per utterance as multiples of that more than needed, so
+        # that there is always something to cut off: where that depends on the length, so does torch.compile's graph.
+        later = Geometry.of(conv_kernel[1:], conv_stride[1:])
+        self.hop, self.more = later.hop, 1 if later.field >= later.hop else 2
 
     def forward(self, wav: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """Return features (batch, channels, frames) of waveforms (batch, samples); lengths (batch,) or None: whole."""
-        x, frames = wav[:, None], lengths
-        for layer in self.conv_layers:
-            if frames is not None:
-                frames = (frames - layer.kernel) // layer.stride + 1
-            x = layer(x, frames)
-        return x
+        """Return features (batch, frames, channels) of waveforms (batch, samples); lengths (batch,) or None: whole.
+
+        All utterances are one long list of rows. Each has a few more than it needs, so that every layer's stride
+        divides them; what comes out of those is of no meaning, and is cut off.
+        """
+        first, later = self.conv_layers[0], self.conv_layers[1:]
+        samples = wav.new_full((len(wav),), wav.size(1), dtype=torch.long) if lengths is None else lengths
+        frames = ((samples - first.kernel) // first.stride + 1).clamp(min=0)
+        longest = max(0, (wav.size(1) - first.kernel) // first.stride + 1)
+        time, spare = (longest // self.hop + self.more) * self.hop, self.more * self.hop * first.stride + first.kernel
+        x = first.first(wav, frames, time, spare).flatten(0, 1)
+        for layer in later:
+            x = layer(x)
+        return x.unflatten(0, (len(wav), -1))[:, : self.geometry.frames(wav.size(1))]
 
 
 def band_filters(channels: int, kernel: int, lowest_hz: float = 60.0, highest_hz: float = 7600.0) -> torch.Tensor:
