@@ -152,6 +152,20 @@ class Espeak:
             wav = np.clip(soxr.resample(wav, own_rate_hz, self.rate_hz, quality="HQ"), -1, 1)
         return Speech(wav, self.rate_hz, phones, words)
 
+    def pronounce(self, text: str, voice: str = "en-us") -> list[list[str]]:
+        """Return the phones of every word of ``text``, as ``synthesise`` says them: IPA, no stress marks, no pauses.
+
+        Capitals alone are read as words, not as letters. Of two function words that espeak joins, which may be
+        shorter than two, each has its share of the phones. Raises UserError as ``synthesise`` does.
+        """
+        speech = self.synthesise(text.lower() if text.isupper() else text, voice)
+        starts = np.array([word.start_s for word in speech.words])
+        words: list[list[str]] = [[] for _ in starts]
+        for phone in speech.phones:
+            if phone.label != PAUSE:
+                words[max(0, int(np.searchsorted(starts, phone.start_s, side="right")) - 1)].append(phone.label)
+        return [phones for phones in words if phones]
+
     def _run(self, text, language, variant, attributes, parameters, seed):
         """Return (int16 samples, sampling rate, events) from a fresh library."""
         pieces: list[bytes] = []
