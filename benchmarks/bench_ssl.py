@@ -5,9 +5,9 @@ same weights; both take turns. On utterances of one length, where torchaudio's p
 equal; that is checked first. MFU counts the products of matrices and the convolutions of valid frames, three times
 those of the forward pass (a backward pass has two for each), over the peak of the GPU's bfloat16.
 
-Units: our pass writes ids alone. Peer: features of every utterance go to one .npy as float32 with a table of lengths
-and are read again for the nearest centroids (fairseq's dump_hubert_feature.py, dump_km_label.py; ESPnet's are alike).
-Audio, encoder (layer 6, random weights) and centroids are the same, and so are the ids.
+Units: our pass writes ids alone. Peer: layer 6 of torchaudio's HuBERT, utterance by utterance, goes to one .npy as
+float32 with a table of lengths and is read again for the nearest centroids, as fairseq's dump_hubert_feature.py and
+dump_km_label.py do it, and ESPnet's. Audio, (random) weights and centroids are the same, and so are the ids.
 """
 
 import contextlib
@@ -226,6 +226,11 @@ def prepare_labels(folder: Path, total_s: float) -> float:
 
 def our_labels(folder: str, device: str) -> dict:
     """Units of the corpus in one pass: seconds of it, bytes on the disk."""
+    # Imports are not timed, on neither side.
+    import safetensors.torch  # noqa: F401
+
+    import espnet_ext.inference.units
+    import espnet_ext.ssl.encoder  # noqa: F401
     from espnet_ext.bin.make_units import main
 
     out = Path(folder) / "units"
@@ -240,20 +245,27 @@ def peer_labels(folder: str, device: str) -> dict:
     """The same by features on the disk; ids as text, as fairseq writes them."""
     import soundfile
     import torch
+    import torchaudio
+    from safetensors.torch import load_file
 
     from espnet_ext.datadir import DataDir
-    from espnet_ext.ssl.features import make_features
     from espnet_ext.ssl.quantizer import Quantizer
 
     out, data = Path(folder) / "dumped", DataDir(Path(folder) / "corpus" / "data")
     out.mkdir()
     start = time.perf_counter()
-    features = make_features(f"hf:{folder}/hf", [LAYER], device)
+    encoder = torchaudio.models.hubert_base().to(device).eval()
+    state = {our_name(f"encoder.{name}"): value for name, value in load_file(f"{folder}/hf/model.safetensors").items()}
+    wav2vec2 = "wav2vec2."
+    state = {name.removeprefix(wav2vec2): value for name, value in state.items() if name.startswith(wav2vec2)}
+    encoder.load_state_dict(state)
     lengths = []
     with open(out / "train.npy", "wb") as file:
         for utt in data.utterances:
             wav, _ = soundfile.read(data.wav_scp[utt], dtype="float32")
-            frames = features([wav])[0][0].cpu().numpy()
+            with torch.inference_mode():
+                layers, _ = encoder.extract_features(torch.from_numpy(wav)[None].to(device), num_layers=LAYER)
+            frames = layers[-1][0].cpu().numpy()
             file.write(frames.tobytes())
             lengths.append(len(frames))
         file.flush()

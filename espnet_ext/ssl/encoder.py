@@ -248,9 +248,19 @@ class HubertEncoder(torch.nn.Module):
         0 is the input of the first transformer layer, i the output of layer i; the last one comes after the final norm
         where there is one (``do_stable_layer_norm``).
         """
+        states, frames = self.layers(wav, lengths)
+        return torch.stack(states), frames
+
+    def layers(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """As ``hidden_states``, in a list, which saves a copy of everything."""
         padded = bool((lengths < wav.size(1)).any())
         states, _, _ = self._encode(wav, lengths if padded else None, None)
-        return torch.stack(states), self.geometry.frames(lengths)
+        return states, self.geometry.frames(lengths)
+
+    def forget_after(self, layer: int) -> None:
+        """Drop what only layers beyond ``layer`` need, for good."""
+        # The last one of all passes the final norm, where there is one: then one more is left than is needed.
+        del self.encoder.layers[layer + self.encoder.norm_first :]
 
     def _encode(self, wav, lengths, mask):
         valid = frames = None

@@ -1,6 +1,7 @@
 """What units are made from: cepstra, log-mel energies, or hidden layers of an encoder, for whole utterances."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -59,12 +60,19 @@ class LogMel:
 
 
 class HiddenLayers:
-    """Layers of an encoder, by ``espnet_ext.upstream``: 0 is the input of the first transformer layer."""
+    """Layers of an encoder: 0 is the input of the first transformer layer.
+
+    A folder that holds a HuBERT is run by our encoder, anything else by ``espnet_ext.upstream``.
+    """
 
     def __init__(self, spec: str, layers: Sequence[int], device: str = "cpu"):
-        from espnet_ext.upstream.load import load_upstream
+        from espnet_ext.ssl.hugging_face import read_folder
 
-        self.upstream = load_upstream(spec, freeze=True).eval()
+        self.upstream = read_folder(Path(spec.removeprefix("hf:")).expanduser())
+        if self.upstream is None:
+            from espnet_ext.upstream.load import load_upstream
+
+            self.upstream = load_upstream(spec, freeze=True).eval()
         self.device = device
         wrong = [layer for layer in layers if not 0 <= layer < self.upstream.num_layers]
         if wrong or not layers:

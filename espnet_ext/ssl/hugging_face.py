@@ -1,4 +1,4 @@
-"""A trained encoder as a folder that transformers' ``AutoModel`` and ``espnet_ext.upstream`` load."""
+"""A trained encoder as a folder that transformers' ``AutoModel`` and ``espnet_ext.upstream`` load; and read back."""
 
 import json
 from pathlib import Path
@@ -53,6 +53,35 @@ def write_folder(encoder: HubertEncoder, conf: dict, folder: str | Path) -> Path
     with atomic_write(folder / "model.safetensors", "wb") as file:
         file.write(save(state, metadata={"format": "pt"}))
     return folder
+
+
+def read_folder(folder: str | Path) -> HubertEncoder | None:
+    """Return the encoder of a folder that holds a ``HubertModel`` of a kind that ours is, else None.
+
+    The same numbers as transformers', in less time, and without its import. Weights in another form, a waveform that
+    has to be normalised first, and what else ``HubertConfig`` can say are left to transformers.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        extractor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        state = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError):
+        return None
+    known = {"model_type": "hubert", "hidden_act": "gelu", "feat_extract_activation": "gelu"}
+    known |= {"feat_proj_layer_norm": True, "conv_pos_batch_norm": False}
+    if any(config.get(key, value) != value for key, value in known.items()) or extractor.get("do_normalize", True):
+        return None
+    encoder = HubertEncoder(**{key: config[key] for key in _SHARED if key in config})
+    if {name: value.shape for name, value in state.items()} != {
+        name: value.shape for name, value in encoder.state_dict().items()
+    }:
+        return None
+    encoder.load_state_dict(state)
+    return encoder.eval().requires_grad_(False)
 
 
 def parameters_of(module: torch.nn.Module) -> int:

@@ -1,12 +1,15 @@
 """HuBERT's encoder: the numbers of two other implementations, and no influence of padding."""
 
+import json
+
 import pytest
 import torch
 
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.geometry import Geometry, label_step
-from espnet_ext.ssl.hugging_face import parameters_of, write_folder
+from espnet_ext.ssl.hugging_face import parameters_of, read_folder, write_folder
+from espnet_ext.upstream.load import load_upstream
 
 TINY = {
     "hidden_size": 24,
@@ -53,6 +56,32 @@ def test_equals_transformers(conf, tmp_path):
     assert len(ours) == len(layers) == encoder.num_layers and frames.tolist() == [encoder.geometry.frames(4000)] * 2
     for one, other in zip(ours[:-1], layers[:-1], strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@KINDS
+def test_a_folder_is_read_back(conf, tmp_path):
+    """By our encoder, as by transformers: layers of padded batches, whichever are kept; other kinds are left alone."""
+    encoder = shaken(HubertEncoder(**conf))
+    folder = write_folder(encoder, conf, tmp_path / "hf")
+    wav, lengths = noise(2, 4000), torch.tensor([4000, 2500])
+    with torch.no_grad():
+        theirs, frames = load_upstream(f"hf:{folder}").hidden_states(wav, lengths)
+        for layer in range(encoder.num_layers):
+            ours = read_folder(folder)
+            ours.forget_after(layer)
+            layers, own = ours.layers(wav, lengths)
+            assert own.tolist() == frames.tolist() and layer < len(layers) <= layer + 2
+            for row, count in enumerate(own.tolist()):
+                torch.testing.assert_close(layers[layer][row, :count], theirs[layer, row, :count], atol=2e-5, rtol=0)
+    assert read_folder(tmp_path) is None
+    for file, key, value in (("preprocessor_config", "do_normalize", True), ("config", "conv_pos_batch_norm", True)):
+        content = json.loads((folder / f"{file}.json").read_text())
+        (folder / f"{file}.json").write_text(json.dumps({**content, key: value}))
+        assert read_folder(folder) is None
+        (folder / f"{file}.json").write_text(json.dumps(content))
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, "hidden_size": 48}))  # the weights are others
+    assert read_folder(folder) is None
 
 
 @KINDS
