@@ -120,7 +120,7 @@ def test_a_warm_start(finished):
     exp = finished / "exp/ipl_warm"
     for round_ in ("r0", "r1"):
         shutil.copytree(finished / EXP / round_, exp / round_)
-    options = ["--ipl_tag", "warm", "--stage", "loop", "--train_args", f"{TINY} --optim_conf lr=0"]
+    options = ["--ipl_tag", "warm", "--stage", "loop", "--train_args", f"{TINY} --scheduler none --optim_conf lr=0"]
     told = run(finished, *options, "--warm_start", "true")
     assert "round 1 of" not in told
     one, two, cold = (

@@ -192,7 +192,8 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
                 --min_utterances "${min_utterances}" --piece_s "${piece_s}" --rate_hz "${rate_hz}" \
                 --num_dev_utterances "${num_dev_utterances}" --tolerance "${tolerance}" --seed "${seed}"
             if "${warm_start}" && [ "${round}" -gt 1 ]; then
-                warm=(--init_param "${before}/model/${inference_model}")
+                # All but the head: as many clusters are still other clusters.
+                warm=(--init_param "${before}/model/${inference_model}:::loss")
             fi
             # shellcheck disable=SC2086
             train "${now}" "${now}" --config "${train_config}" ${warm[@]+"${warm[@]}"} ${train_args}
