@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from espnet_ext.errors import UserError
-from espnet_ext.ssl.extractor import ConvExtractor, convolve
+from espnet_ext.ssl.extractor import ConvExtractor
 from espnet_ext.ssl.geometry import Geometry
+from espnet_ext.train.bfloat16 import convolve
 
 
 class Encoded(NamedTuple):

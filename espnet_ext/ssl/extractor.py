@@ -9,21 +9,6 @@ from torch.nn import functional as F
 from espnet_ext.errors import UserError, check_choices
 from espnet_ext.ssl.geometry import RATE_HZ, Geometry
 
-# Input channels per group from which bfloat16 convolutions of the CPU give what they should.
-_BF16_CHANNELS = 32
-
-
-def convolve(conv: torch.nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
-    """Return ``conv(x)``; under autocast few channels stay in float32 on the CPU.
-
-    torch 2.11 (oneDNN, on processors with AMX) gives numbers that have nothing to do with the convolution there where
-    2 to 24 channels meet a wide kernel, without a word.
-    """
-    if x.device.type == "cpu" and 1 < conv.in_channels // conv.groups < _BF16_CHANNELS:
-        with torch.autocast("cpu", enabled=False):
-            return conv(x.float())
-    return conv(x)
-
 
 class _RowConv(torch.autograd.Function):
     """A convolution over rows of channels, as products of matrices: no copy of the input, none of its gradient.

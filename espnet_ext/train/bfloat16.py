@@ -1,16 +1,16 @@
 """Convolutions that stay in float32 on a CPU, because bfloat16 gives numbers there that have nothing to do with them.
 
 torch 2.11 (oneDNN) does so without a word on processors with AMX, as a comparison of shapes has shown: in one dimension
-where 2 to 12 channels (per group) meet a kernel of 32 and more, in two where a stride over the last one leaves a single
-column. NaN is among the numbers, also in the weights' gradients.
+where few channels (2 to 14 per group) meet a kernel of 8 taps or more, in two where a stride over the last one leaves a
+single column. NaN is among the numbers, also in the weights' gradients.
 """
 
 from collections.abc import Iterable
 
 import torch
 
-# From here on, with a margin, shapes were right: taps of a kernel, and channels per group.
-_KERNEL, _CHANNELS = 16, 32
+# Channels per group from which, with a margin, all kernels gave what they should; one alone does too.
+_CHANNELS = 32
 
 
 def convolve(conv: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
@@ -30,6 +30,6 @@ def convolve_all(layers: Iterable[torch.nn.Module], x: torch.Tensor) -> torch.Te
 
 def _is_wrong(conv: torch.nn.Conv1d | torch.nn.Conv2d, x: torch.Tensor) -> bool:
     if isinstance(conv, torch.nn.Conv1d):
-        return conv.kernel_size[0] > _KERNEL and 1 < conv.in_channels // conv.groups < _CHANNELS
+        return conv.kernel_size[0] > 1 and 1 < conv.in_channels // conv.groups < _CHANNELS
     reach = conv.dilation[1] * (conv.kernel_size[1] - 1) + 1
     return conv.stride[1] > 1 and x.size(-1) + 2 * conv.padding[1] < reach + conv.stride[1]

@@ -7,7 +7,7 @@ import torch
 
 from espnet_ext.train.bfloat16 import convolve, convolve_all
 
-CONV1D = itertools.product((2, 3, 5, 10, 31, 32, 48, 64, 128), (1, 2, 4, 8, 12, 24, 32), (1, 4), (1, 2))
+CONV1D = itertools.product((1, 2, 3, 5, 10, 16, 31, 64, 128), (1, 2, 4, 6, 12, 24, 32, 48), (1, 4), (1, 2))
 CONV2D = itertools.product((1, 3, 5), (2, 16, 32), ((1, 1), (2, 1), (1, 2), (2, 2), (3, 3)), (0, 1), (1, 2, 5))
 
 
