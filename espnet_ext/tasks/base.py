@@ -1,6 +1,7 @@
 """What every task of ours shares, so that a new one says only what is its own."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.tasks.abs_task import AbsTask, scheduler_classes
 from espnet2.train.distributed_utils import get_rank
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -110,12 +112,35 @@ class Task(AbsTask):
         return pad_arrays
 
     @classmethod
+    def build_epochs(cls, args: argparse.Namespace, distributed_option, mode: str, sampler) -> SequenceIterFactory:
+        """Return the data of ``mode`` (train, valid) in the batches that ``sampler`` makes for each epoch."""
+        options = cls.build_iter_options(args, distributed_option, mode)
+        logging.info(f"[{mode}] {sampler}")
+        return SequenceIterFactory(
+            dataset=cls.build_dataset(args, options),
+            batches=sampler,
+            seed=args.seed,
+            num_iters_per_epoch=options.num_iters_per_epoch,
+            shuffle=mode == "train",
+            num_workers=args.num_workers,
+            collate_fn=options.collate_fn,
+            pin_memory=args.ngpu > 0,
+        )
+
+    @classmethod
     def required_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         return cls.data_names
 
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         return cls.optional_names
+
+
+def share(distributed_option) -> tuple[int, int]:
+    """Return this process's part of every batch: (rank, world size)."""
+    if not distributed_option.distributed:
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def pad_arrays(items: Sequence[tuple[str, dict[str, np.ndarray]]]) -> tuple[list[str], dict[str, torch.Tensor]]:

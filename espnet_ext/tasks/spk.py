@@ -1,10 +1,8 @@
 """Task ``spk`` (arXiv 2401.17230): speaker embeddings, trained by classification, validated on unseen speakers."""
 
 import argparse
-import logging
 
 import torch
-from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.torch_utils.initialize import initialize
 from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet2.utils.types import int_or_none, str2bool, str_or_none
@@ -12,7 +10,7 @@ from espnet2.utils.types import int_or_none, str2bool, str_or_none
 from espnet_ext.errors import UserError
 from espnet_ext.spk.model import SpeakerModel
 from espnet_ext.spk.parameters import HeadParameters, count_head
-from espnet_ext.tasks.base import Task
+from espnet_ext.tasks.base import Task, share
 from espnet_ext.tasks.choices import LazyChoices
 from espnet_ext.tasks.config import parse_args
 from espnet_ext.tasks.spk_data import PRETRAINED, balanced_sampler, complete_data, dev_factory
@@ -184,28 +182,10 @@ class SpeakerTask(Task):
     @classmethod
     def build_iter_factory(cls, args, distributed_option, mode: str, kwargs: dict | None = None):
         if mode == "valid":
-            return dev_factory(args, _share(distributed_option))
+            return dev_factory(args, share(distributed_option))
         if mode == "train" and args.iterator_type in ("task", "category"):
-            return cls.build_balanced_factory(args, distributed_option)
+            return cls.build_epochs(args, distributed_option, mode, balanced_sampler(args, share(distributed_option)))
         return super().build_iter_factory(args, distributed_option, mode, kwargs)
-
-    @classmethod
-    def build_balanced_factory(cls, args, distributed_option) -> SequenceIterFactory:
-        """Return the training data in batches of evenly spread speakers, each utterance once per epoch."""
-        options = cls.build_iter_options(args, distributed_option, "train")
-        sampler = balanced_sampler(args, _share(distributed_option))
-        dataset = cls.build_dataset(args, options)
-        logging.info(f"[train] {sampler}")
-        return SequenceIterFactory(
-            dataset=dataset,
-            batches=sampler,
-            seed=args.seed,
-            num_iters_per_epoch=options.num_iters_per_epoch,
-            shuffle=True,
-            num_workers=args.num_workers,
-            collate_fn=options.collate_fn,
-            pin_memory=args.ngpu > 0,
-        )
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> SpeakerModel:
@@ -254,9 +234,3 @@ def count_config(config: str, input_size: int, num_layers: int) -> HeadParameter
 def _optional(choices: LazyChoices, args: argparse.Namespace):
     chosen = choices.get_class(getattr(args, choices.name, None))
     return None if chosen is None else chosen(**(getattr(args, f"{choices.name}_conf", None) or {}))
-
-
-def _share(distributed_option) -> tuple[int, int]:
-    if not distributed_option.distributed:
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()

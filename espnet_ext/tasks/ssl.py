@@ -2,12 +2,10 @@
 
 import argparse
 
-import torch
-from espnet2.iterators.sequence_iter_factory import SequenceIterFactory
 from espnet2.utils.types import str_or_none
 
 from espnet_ext.ssl.model import HubertPretraining
-from espnet_ext.tasks.base import Task
+from espnet_ext.tasks.base import Task, share
 from espnet_ext.tasks.choices import LazyChoices
 from espnet_ext.tasks.ssl_data import MAX_FOLDERS, complete_data, folders_of, lengths_of
 from espnet_ext.train.length_sampler import LengthSampler
@@ -80,21 +78,10 @@ class SslTask(Task):
         if mode not in ("train", "valid") or args.iterator_type != "task":
             return super().build_iter_factory(args, distributed_option, mode, kwargs)
         train = mode == "train"
-        options = cls.build_iter_options(args, distributed_option, mode)
-        share = (0, 1)
-        if distributed_option.distributed:
-            share = (torch.distributed.get_rank(), torch.distributed.get_world_size())
-        sampler = LengthSampler(lengths_of(args, train), args.batch_bins, shuffle=train, seed=args.seed, share=share)
-        return SequenceIterFactory(
-            dataset=cls.build_dataset(args, options),
-            batches=sampler,
-            seed=args.seed,
-            num_iters_per_epoch=options.num_iters_per_epoch,
-            shuffle=train,
-            num_workers=args.num_workers,
-            collate_fn=options.collate_fn,
-            pin_memory=args.ngpu > 0,
+        sampler = LengthSampler(
+            lengths_of(args, train), args.batch_bins, shuffle=train, seed=args.seed, share=share(distributed_option)
         )
+        return cls.build_epochs(args, distributed_option, mode, sampler)
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> HubertPretraining:

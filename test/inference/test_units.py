@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_hubert import FRAMES_OF_20_MS
 
 from espnet_ext.audio.io import read_audio
 from espnet_ext.bin import fit_units, make_units, score_units
@@ -29,8 +30,7 @@ TINY = {
     "num_attention_heads": 2,
     "intermediate_size": 24,
     "conv_dim": [8, 8, 8, 12],
-    "conv_kernel": [30, 6, 5, 2],
-    "conv_stride": [10, 4, 4, 2],
+    **FRAMES_OF_20_MS,
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2,
 }

@@ -2,25 +2,13 @@
 
 import pytest
 import torch
+from tiny_hubert import LARGE, TINY
 
 from espnet_ext import compat
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.model import HubertPretraining
 from espnet_ext.ssl.s3prl_format import write_s3prl
-
-TINY = {
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 3,
-    "intermediate_size": 40,
-    "conv_dim": [8, 12, 12],
-    "conv_kernel": [10, 8, 4],
-    "conv_stride": [5, 8, 8],
-    "num_conv_pos_embeddings": 16,
-    "num_conv_pos_embedding_groups": 4,
-}
-LARGE = {**TINY, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 
 @pytest.mark.parametrize("conf", [TINY, LARGE], ids=["base", "large"])

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from tiny_hubert import FRAMES_OF_20_MS, NO_CHANCE
 
 from espnet_ext.bin.export_ssl import main as export
 from espnet_ext.bin.train import main as train
@@ -25,14 +26,10 @@ CONFIG = {
         "num_attention_heads": 2,
         "intermediate_size": 48,
         "conv_dim": [16, 16, 16, 24],
-        "conv_kernel": [30, 6, 5, 2],
-        "conv_stride": [10, 4, 4, 2],
+        **FRAMES_OF_20_MS,
         "num_conv_pos_embeddings": 16,
         "num_conv_pos_embedding_groups": 4,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "feat_proj_dropout": 0.0,
-        "layerdrop": 0.0,
+        **NO_CHANCE,
         "feature_grad_mult": 1.0,
     },
     "model_conf": {"final_size": 16, "embedding_init": "normal", "unmasked_weight": 0.5, "penalty_weight": 0.1},
