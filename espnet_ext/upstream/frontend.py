@@ -8,14 +8,31 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
 
 
-class UpstreamFrontend(AbsFrontend):
+class Freezable(torch.nn.Module):
+    """A frontend around an encoder ``upstream``, which stays in evaluation mode where none of it is trained."""
+
+    upstream: torch.nn.Module
+
+    @property
+    def frozen(self) -> bool:
+        """True when no weight of the encoder is trained (by ``freeze``, or by ESPnet's ``freeze_param``)."""
+        return not any(parameter.requires_grad for parameter in self.upstream.parameters())
+
+    def train(self, mode: bool = True):
+        """Switch to training, except for a frozen encoder: its dropout would only blur the features."""
+        super().train(mode)
+        if self.frozen:
+            self.upstream.eval()
+        return self
+
+
+class UpstreamFrontend(Freezable, AbsFrontend):
     """A pretrained encoder of 16 kHz waveforms behind ESPnet's frontend interface; layers as ``layers.py`` counts them.
 
     A subclass makes ``upstream`` (the module) and calls ``set_up``, and says how it runs.
     """
 
     ignores_padding = True
-    upstream: torch.nn.Module
     num_layers: int
     layer: int | None
     normalize_layers: bool
@@ -34,18 +51,6 @@ class UpstreamFrontend(AbsFrontend):
         if freeze:
             self.upstream.requires_grad_(False)
         self.upstream.eval()
-
-    @property
-    def frozen(self) -> bool:
-        """True when no weight of the encoder is trained (by ``freeze``, or by ESPnet's ``freeze_param``)."""
-        return not any(parameter.requires_grad for parameter in self.upstream.parameters())
-
-    def train(self, mode: bool = True) -> "UpstreamFrontend":
-        """Switch to training, except for a frozen encoder: its dropout would only blur the features."""
-        super().train(mode)
-        if self.frozen:
-            self.upstream.eval()
-        return self
 
     def samples_for(self, num_frames: int) -> int:
         """Return the smallest number of samples that gives ``num_frames``."""

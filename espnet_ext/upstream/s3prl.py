@@ -11,6 +11,7 @@ from espnet2.asr.frontend.s3prl import S3prlFrontend as EspnetS3prlFrontend
 
 from espnet_ext import compat
 from espnet_ext.errors import UserError
+from espnet_ext.upstream.frontend import Freezable
 from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
 
 MIN_SAMPLES = 800  # s3prl pads anything shorter than 50 ms
@@ -18,7 +19,7 @@ MIN_SAMPLES = 800  # s3prl pads anything shorter than 50 ms
 _EVALUATED = ("conv_feature_layers", "extractor_conv_feature_layers", "override_encoder_layers")
 
 
-class S3prlFrontend(EspnetS3prlFrontend):
+class S3prlFrontend(Freezable, EspnetS3prlFrontend):
     """Layers of an s3prl upstream: their learned weighted sum (``multilayer_feature``), the last one, or ``layer``.
 
     What was wrong in ESPnet 202511: a frozen upstream was still switched to training mode, dropout included, and its
@@ -73,18 +74,6 @@ class S3prlFrontend(EspnetS3prlFrontend):
         _keep_final_norm(self.upstream.upstream)
         if freeze:
             self.upstream.requires_grad_(False)
-
-    @property
-    def frozen(self) -> bool:
-        """True when no weight of the upstream is trained (ESPnet's ``freeze_param: [frontend.upstream]``)."""
-        return not any(parameter.requires_grad for parameter in self.upstream.parameters())
-
-    def train(self, mode: bool = True) -> "S3prlFrontend":
-        """Switch to training, except for a frozen upstream."""
-        super().train(mode)
-        if self.frozen:
-            self.upstream.eval()
-        return self
 
     def samples_for(self, num_frames: int) -> int:
         """Return the smallest number of samples that gives ``num_frames``."""
