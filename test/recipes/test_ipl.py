@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from corpora import TINY, voice, write
-from watched import error_of, kill_in, new_recipe, read_vectors, run, write_set
+from watched import error_of, kill_in, read_vectors, recipe_fixtures, run, write_set
 
 from espnet_ext.datadir import DataDir, read_scp
 
@@ -41,18 +41,13 @@ def corpus(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
-    """A recipe that ran undisturbed, with labels for the oracle."""
-    recipe = new_recipe(tmp_path_factory.mktemp("my récipe"), RECIPE, RUN, corpus)
-    run(recipe, "--stage", "format")
-    return recipe
+finished, fresh = recipe_fixtures(RECIPE, RUN)
 
 
 @pytest.mark.timeout(900)
-def test_without_labels_and_killed_it_gives_the_same_embeddings(finished, corpus, tmp_path):
+def test_without_labels_and_killed_it_gives_the_same_embeddings(finished, fresh):
     """No label of the training set is there; kill -9 in a training and in an embedding; it ends as it would have."""
-    recipe = new_recipe(tmp_path, RECIPE, RUN, corpus)
+    recipe = fresh
     for name in ("utt2spk", "spk2utt"):
         (recipe / "data/train" / name).unlink()
     run(recipe, "--stage", "format", "--stop_stage", "init")

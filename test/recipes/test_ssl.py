@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from corpora import voice, write
-from watched import contents, error_of, inside, kill_in, new_recipe, odd_name, run, write_set
+from watched import contents, error_of, inside, kill_in, odd_name, recipe_fixtures, run, write_set
 
 from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.files import only_writer
@@ -39,18 +39,7 @@ def corpus(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
-    """A recipe that ran undisturbed. Tests leave it as it is."""
-    recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), RECIPE, RUN, corpus)
-    run(recipe, "--stage", "format")
-    return recipe
-
-
-@pytest.fixture
-def fresh(corpus, tmp_path):
-    """A recipe of which only stage data has run."""
-    return new_recipe(tmp_path, RECIPE, RUN, corpus)
+finished, fresh = recipe_fixtures(RECIPE, RUN)
 
 
 @pytest.fixture

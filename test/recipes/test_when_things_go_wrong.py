@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from corpora import TINY, voice, write
 from small_disk import small_disk  # noqa: F401  (a fixture)
-from watched import contents, error_of, kill_in, new_recipe, odd_name, read_vectors, run, write_set
+from watched import contents, error_of, kill_in, odd_name, read_vectors, recipe_fixtures, run, write_set
 
 from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.files import only_writer
@@ -38,18 +38,7 @@ def corpus(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory):
-    """A recipe that ran undisturbed. Tests leave it as it is."""
-    recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), RECIPE, RUN, corpus)
-    run(recipe, "--stage", "format")
-    return recipe
-
-
-@pytest.fixture
-def fresh(corpus, tmp_path):
-    """A recipe of which only stage data has run."""
-    return new_recipe(tmp_path, RECIPE, RUN, corpus)
+finished, fresh = recipe_fixtures(RECIPE, RUN)
 
 
 def test_kill_9_in_every_stage_and_the_same_command_again(finished, fresh):

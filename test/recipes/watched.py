@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 from corpora import checkout, write
 
 from espnet_ext.datadir import DataDir
@@ -49,6 +50,25 @@ def new_recipe(folder, name, template, corpus):
     (recipe / "local/data.sh").write_text(DATA)
     run(recipe, "--stop_stage", "data", "--corpus", corpus)
     return recipe
+
+
+def recipe_fixtures(name, template):
+    """Two fixtures over one called ``corpus``: a recipe that ran undisturbed, and one of which only stage data has run.
+
+    Tests leave the first as it is; blanks, accents and quotes are in its path.
+    """
+
+    @pytest.fixture(scope="module")
+    def finished(corpus, tmp_path_factory):
+        recipe = new_recipe(tmp_path_factory.mktemp("my récipe 100% 'done'"), name, template, corpus)
+        run(recipe, "--stage", "format")
+        return recipe
+
+    @pytest.fixture
+    def fresh(corpus, tmp_path):
+        return new_recipe(tmp_path, name, template, corpus)
+
+    return finished, fresh
 
 
 @contextlib.contextmanager
