@@ -87,6 +87,18 @@ launch() { # LOG COMMAND…: a training on ${ngpu} GPUs; on Slurm, ${num_nodes} 
         run "$@" --ngpu "${gpus}"
     fi
 }
+prepare_data() { # the corpus -> data/, by the one script that a new corpus writes
+    # shellcheck disable=SC2086  # the option holds several words
+    run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts:-}
+}
+format_sets() { # NAMES OPTIONS…: data/<name> -> dump/<name> for each of the NAMES, which are one argument
+    local name
+    for name in $1; do
+        require "data/${name}/wav.scp" "stage 1 (data)"
+        run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" --nj "${nj:-1}" \
+            --skip_broken "${skip_broken:-false}" "${@:2}"
+    done
+}
 stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
     _stage_close "done"
     if [ "$1" -lt "${_recipe_first}" ] || [ "$1" -gt "${_recipe_last}" ] || [[ ${_recipe_skip} = *" $1 "* ]]; then

@@ -102,18 +102,13 @@ last_round() { # the folder of the last round that has a report
 }
 
 if stage 1 data "corpus -> data/"; then
-    # shellcheck disable=SC2086  # the option holds several words
-    run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts}
+    prepare_data
 fi
 
 if stage 2 format "hide the speakers of the training set, look at every file -> dump/"; then
     require "data/${train_set}/wav.scp" "stage 1 (data)"
     run python -m espnet_ext.bin.hide_labels --in "data/${train_set}" --out "data/${fit_set}"
-    for name in ${fit_set} ${test_sets}; do
-        require "data/${name}/wav.scp" "stage 1 (data)"
-        run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" \
-            --rate_hz "${rate_hz}" --nj "${nj}" --skip_broken "${skip_broken}"
-    done
+    format_sets "${fit_set} ${test_sets}" --rate_hz "${rate_hz}"
 fi
 
 if stage 3 trials "trial lists of the test sets, and MFCC statistics to compare with -> dump/"; then

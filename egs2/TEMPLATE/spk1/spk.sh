@@ -55,16 +55,11 @@ device=cpu embed_cmd="${train_cmd}"
 if [ "${ngpu}" -gt 0 ]; then device=cuda embed_cmd="${cuda_cmd}"; fi
 
 if stage 1 data "corpus -> data/"; then
-    # shellcheck disable=SC2086  # the option holds several words
-    run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts}
+    prepare_data
 fi
 
 if stage 2 format "look at every file, resample what needs it -> dump/"; then
-    for name in ${train_set} ${own_dev_set} ${test_sets}; do
-        require "data/${name}/wav.scp" "stage 1 (data)"
-        run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" \
-            --rate_hz "${rate_hz}" --nj "${nj}" --skip_broken "${skip_broken}"
-    done
+    format_sets "${train_set} ${own_dev_set} ${test_sets}" --rate_hz "${rate_hz}"
 fi
 
 if stage 3 trials "dev speakers, cohort and trial lists -> dump/"; then

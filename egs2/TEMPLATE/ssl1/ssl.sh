@@ -77,16 +77,11 @@ keep_settings() { # ITERATION FILE MEND: once FILE is there, other targets are r
 }
 
 if stage 1 data "corpus -> data/"; then
-    # shellcheck disable=SC2086  # the option holds several words
-    run local/data.sh ${corpus:+--corpus "${corpus}"} ${local_data_opts}
+    prepare_data
 fi
 
 if stage 2 format "look at every file, resample what needs it -> dump/"; then
-    for name in ${train_set} ${own_dev_set} ${probe_set} ${test_sets}; do
-        require "data/${name}/wav.scp" "stage 1 (data)"
-        run python -m espnet_ext.bin.format_data --in "data/${name}" --out "dump/${name}" \
-            --nj "${nj}" --skip_broken "${skip_broken}"
-    done
+    format_sets "${train_set} ${own_dev_set} ${probe_set} ${test_sets}"
 fi
 
 if stage 3 split "dev speakers -> dump/"; then
