@@ -20,7 +20,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--centroids", required=True, help="folder that fit_units made")
     parser.add_argument("--features", help="the encoder, where it has moved since the fit")
     parser.add_argument("--out", required=True, help="folder for units.scp, units.json and arks of uint16")
-    parser.add_argument("--max_batch_s", type=float, default=60.0, help="seconds of padded audio per batch")
+    parser.add_argument("--max_batch_s", type=float, help="seconds of padded audio per batch; 60 on a GPU, 16 on a CPU")
     add_job_options(parser)
     return parser
 
@@ -30,7 +30,7 @@ def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
     logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    if args.max_batch_s <= 0:
+    if args.max_batch_s is not None and args.max_batch_s <= 0:
         raise UserError("--max_batch_s must be above 0")
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
@@ -55,7 +55,9 @@ def main(argv=None):
     if not (task.scp.is_file() and extract.is_finished(task)):
         # It describes units that are whole; another run's, with other centroids, must not be taken for these.
         (task.out / DESCRIPTION).unlink(missing_ok=True)
-    scp = extract.run(task, lambda: UnitLabeler(quantizer, make_features(spec, layers, device), args.max_batch_s))
+    # Larger batches fill a GPU; on a CPU they only leave its caches.
+    batch_s = args.max_batch_s or (16.0 if device == "cpu" else 60.0)
+    scp = extract.run(task, lambda: UnitLabeler(quantizer, make_features(spec, layers, device), batch_s))
     if scp is not None:
         write_description(task.out, quantizer)
         print(scp)

@@ -75,12 +75,13 @@ def read_folder(folder: str | Path) -> HubertEncoder | None:
     known |= {"feat_proj_layer_norm": True, "conv_pos_batch_norm": False}
     if any(config.get(key, value) != value for key, value in known.items()) or extractor.get("do_normalize", True):
         return None
-    encoder = HubertEncoder(**{key: config[key] for key in _SHARED if key in config})
+    with torch.device("meta"):  # no weights are drawn that are thrown away at once
+        encoder = HubertEncoder(**{key: config[key] for key in _SHARED if key in config})
     if {name: value.shape for name, value in state.items()} != {
         name: value.shape for name, value in encoder.state_dict().items()
     }:
         return None
-    encoder.load_state_dict(state)
+    encoder.load_state_dict(state, assign=True)
     return encoder.eval().requires_grad_(False)
 
 

@@ -190,7 +190,7 @@ LITTLE = (
 )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_stage(tmp_path):
     corpus = librispeech(tmp_path / "corpus", PARTS)
     grids = align(corpus, tmp_path / "aligned")
