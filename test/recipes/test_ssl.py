@@ -168,6 +168,18 @@ def test_short_and_broken_utterances(fresh):
     assert "one-click" not in units and len(units["one-frame"]) == 1
 
 
+def test_short_utterances_among_those_that_ranks_are_measured_on(copied):
+    """The recipe's --skip_broken holds there too."""
+    write(copied / "click.wav", 0.1 * np.random.default_rng(0).standard_normal(300))
+    values = {"wav.scp": copied / "click.wav", "utt2spk": odd_name(0, None), "utt2num_samples": 300}
+    dev = copied / "dump/train_dev"
+    DataDir.write(dev, {name: read_scp(dev / name) | {"one-click": value} for name, value in values.items()})
+    options = ["--stage", "rank", "--stop_stage", "rank", "--stop_iter", "1"]
+    assert "utterance one-click: 300 samples are shorter than one frame" in error_of(copied, *options)
+    run(copied, *options, "--skip_broken", "true")
+    assert (copied / EXP / "it1/rank/RESULTS.md").is_file()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -153,7 +153,8 @@ if stage 8 rank "label-free rank of every layer of every checkpoint -> exp/…/i
         require "${exp}/it${iter}/model/${inference_model}" "stage 6 (train)"
         # shellcheck disable=SC2086  # the option holds several words
         run python -m espnet_ext.bin.rank --checkpoints "${exp}/it${iter}/model" --data "dev=dump/${dev_set}" \
-            ${rank_lists} --num_utterances "${num_rank_utts}" --seed "${seed}" --device "${device}" --out "${exp}/it${iter}/rank"
+            ${rank_lists} --num_utterances "${num_rank_utts}" --seed "${seed}" --device "${device}" \
+            --skip_broken "${skip_broken}" --out "${exp}/it${iter}/rank"
     done
 fi
 
@@ -164,7 +165,8 @@ if stage 9 probe "frozen linear probes against rank, last iteration -> exp/…/i
         run python -m espnet_ext.bin.rank_study --checkpoints "${exp}/it${stop_iter}/model" \
             --data "dev=dump/${dev_set}" ${rank_lists} --train "dump/${probe_set:-${fit_set}}" --test "dump/${name}" \
             --num_utterances "${num_rank_utts}" --num_train "${num_probe_utts}" --num_test "${num_probe_utts}" \
-            --seed "${seed}" --device "${device}" --out "${exp}/it${stop_iter}/study_${name}"
+            --seed "${seed}" --device "${device}" --skip_broken "${skip_broken}" \
+            --out "${exp}/it${stop_iter}/study_${name}"
     done
 fi
 
