@@ -32,9 +32,9 @@ _MAX_S = 60.0  # a transcript belongs to whole utterances
 class Recipe:
     """How a head is trained: AdamW without decay, a one-cycle rate whose highest value is chosen on the dev set."""
 
-    steps: int = 400
-    batch_utterances: int = 16
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    steps: int = 300
+    batch_utterances: int = 8
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (0, 1, 2)
     batch_s: float = 60.0
 

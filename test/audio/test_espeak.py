@@ -171,3 +171,14 @@ def test_a_second_thread_is_refused(espeak):
         thread.start()
         thread.join()
     assert "use processes" in caught[0]
+
+
+def test_pronounce_is_what_is_said_word_by_word(espeak):
+    words = espeak.pronounce("THE CAT SAW IT")
+    assert words == espeak.pronounce("the cat saw it") and len(words) == 4
+    assert words[1] == ["k", "æ", "t"]
+    spoken = [phone.label for phone in espeak.synthesise(TEXT).phones if phone.label != PAUSE]
+    assert [phone for word in espeak.pronounce(TEXT) for phone in word] == spoken
+    assert not set("ˈˌ ") & set("".join(spoken))
+    with pytest.raises(UserError, match="has no word to say"):
+        espeak.pronounce("…")
