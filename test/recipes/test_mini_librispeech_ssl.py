@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from corpora import checkout, dry_run_readme, librispeech, run
+from corpora import checkout, librispeech, run
 
 from espnet_ext.datadir import DataDir
 from espnet_ext.datadir.alignment import read_intervals
@@ -51,5 +51,8 @@ def test_every_stage(tmp_path):
 
 def test_the_commands_of_the_readme(tmp_path):
     recipe = checkout(tmp_path / "here", "mini_librispeech/ssl1") / "egs2/mini_librispeech/ssl1"
-    told = dry_run_readme(recipe)
-    assert told and all(re.search("would run stage", said) for said in told.values())
+    readme = (recipe / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^(\./run\.sh.*?)(?: +#.*)?$", readme, re.MULTILINE)
+    assert len(commands) >= 4
+    for command in commands:
+        assert "would run stage" in run(f"{command} --dry_run true", recipe)
