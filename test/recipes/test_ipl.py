@@ -110,6 +110,16 @@ def test_a_mistake_is_one_line_and_the_next_start_goes_on(finished):
     assert (finished / "exp/ipl_one/r1/num_clusters").read_text() in ("5\n", "8\n")
 
 
+def test_a_method_that_finds_the_number_of_clusters(finished):
+    """HDBSCAN is not told how many; what it calls noise has no pseudo-speaker."""
+    for name in ("train_unlabelled", "test"):
+        shutil.copytree(finished / EXP / "r0/embeddings" / name, finished / "exp/ipl_hdbscan/r0/embeddings" / name)
+    options = ["--stage", "loop", "--method", "hdbscan", "--cluster_args", "--min_size 3", "--ipl_tag", "hdbscan"]
+    kill_in(finished, "loop", "exp/ipl_hdbscan/r1/labels.json", True, *options)
+    labels = read_scp(finished / "exp/ipl_hdbscan/r1/clusters/utt2cluster")
+    assert 2 <= len(set(labels.values())) < len(labels) <= 48
+
+
 def test_a_warm_start(finished):
     """The second student begins with the weights of the first, all but its head; at a rate of 0 it keeps them."""
     exp = finished / "exp/ipl_warm"

@@ -27,7 +27,7 @@ upstream=                  # upstream: for example hf:microsoft/wavlm-base-plus
 upstream_layer=            # upstream: its layer; 0 is the input of the first one
 # Rounds:
 method=kmeans_ahc          # kmeans, ahc, kmeans_ahc, spectral or hdbscan
-num_clusters=40            # pseudo-speakers
+num_clusters=40            # pseudo-speakers; hdbscan finds their number itself
 cluster_candidates=        # in place of num_clusters, for example "20 40 80": the one on which seeds agree best
 num_kmeans=200             # k-means centroids that ahc, spectral and hdbscan then work on; 0: on the embeddings
 cluster_args=              # more options of cluster
@@ -171,6 +171,7 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
         if [ ! -s "${now}/report.json" ]; then
             log "-- round ${round} of at most ${max_rounds} --"
             embeddings="${before}/embeddings/${fit_set}/embedding.scp" clusters="${num_clusters}"
+            if [ "${method}" = hdbscan ]; then clusters=; fi # it finds their number
             if [ -n "${cluster_candidates}" ]; then
                 # shellcheck disable=SC2086  # the options hold several words
                 run python -m espnet_ext.bin.choose_clusters --embeddings "${embeddings}" \
@@ -180,7 +181,7 @@ if stage 5 loop "cluster, train a student on the clusters, embed; again until th
             fi
             # shellcheck disable=SC2086
             run python -m espnet_ext.bin.cluster --embeddings "${embeddings}" --out "${now}/clusters" \
-                --method "${method}" --num_clusters "${clusters}" --num_kmeans "${num_kmeans}" --metric cosine \
+                --method "${method}" ${clusters:+--num_clusters "${clusters}"} --num_kmeans "${num_kmeans}" --metric cosine \
                 --seed "${seed}" --device "${device}" ${cluster_args}
             run python -m espnet_ext.bin.pseudo_label --data "dump/${fit_set}" \
                 --clusters "${now}/clusters/utt2cluster" --previous "${before}" --out "${now}" \
