@@ -14,6 +14,7 @@ import argparse
 import re
 import shlex
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(ABC):
     """One row of the table with one seed: ``group`` is what is varied, ``name`` its value.
 
     A family of experiments says how its folders begin (``prefix``) and what makes it (``command``).
@@ -52,15 +53,15 @@ class Experiment:
         """What a result of it is a result of."""
         return {"varied": self.group, "value": self.name, "seed": str(self.seed)}
 
+    @abstractmethod
     def command(self, run: str, more: Sequence[str] = ()) -> list[str]:
         """The call of ``run.sh`` that makes it, or goes on with it; ``more`` are options for every experiment."""
-        raise NotImplementedError
 
     def is_finished(self, command: Sequence[str]) -> bool:
         """Whether this command has made it before, so that it need not run again."""
         return False
 
-    def note_finished(self, command: Sequence[str]) -> None:
+    def note_finished(self, command: Sequence[str]) -> None:  # noqa: B027 (what is never found finished notes nothing)
         """Remember that this command has made it."""
 
 
