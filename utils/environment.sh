@@ -36,6 +36,10 @@ if [ "$(python -c "${_environment_prefix}" 2> /dev/null)" != "$("${PYTHON}" -c "
     export -f python
 fi
 
+# glibc gives large blocks back to the system as soon as they are free, and the next training step has every page made
+# anew: a fifth of the time of a small model's step on a CPU. Blocks up to 32 MB (its limit) are kept instead.
+export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_-33554432}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_-4294967296}"
+
 # Byte order for every sort, as in Kaldi, and names that are not ASCII stay readable.
 if locale -a 2> /dev/null | grep -qix 'C.utf-\?8'; then export LC_ALL=C.UTF-8; else export LC_ALL=C PYTHONUTF8=1; fi
 

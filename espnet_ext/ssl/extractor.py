@@ -79,16 +79,19 @@ class ConvLayer(torch.nn.Module):
 
     def first(self, wav: torch.Tensor, frames: torch.Tensor, time: int, spare: int) -> torch.Tensor:
         """(batch, samples) -> (batch, time, out_dim) of ``spare`` more samples; ``frames`` (batch,) are valid."""
-        patches = F.pad(wav, (0, spare)).unfold(1, self.kernel, self.stride)[:, :time]
-        weight = self.conv.weight[:, 0]
+        weight, bias = self.conv.weight[:, 0], self.conv.bias
         if self.norm == "group":
-            patches, weight, bias = normalized_patches(patches, frames, weight, self.layer_norm)
+            # The norm takes a constant away, which in float32 would cost the rest its digits.
+            wav = wav - wav.mean(dim=1, keepdim=True)
+            weight, bias = normalized_weight(wav, frames, weight, self.stride, self.layer_norm)
         else:
-            weight, bias = weight[None].expand(len(wav), -1, -1), self.conv.bias
+            weight = weight[None].expand(len(wav), -1, -1)
+            bias = None if bias is None else bias[None].expand(len(wav), -1)
+        patches = F.pad(wav, (0, spare)).unfold(1, self.kernel, self.stride)[:, :time]
         if bias is not None:
             # As one more tap, so that its gradient comes out of the same product.
             patches = F.pad(patches, (0, 1), value=1.0)
-            weight = torch.cat((weight, bias[None, :, None].expand(len(wav), -1, 1).to(weight.dtype)), dim=2)
+            weight = torch.cat((weight, bias[..., None].to(weight.dtype)), dim=2)
         return self._norm_and_gelu(torch.bmm(patches, weight.transpose(1, 2)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -105,28 +108,60 @@ class ConvLayer(torch.nn.Module):
         return F.gelu(x)
 
 
-def normalized_patches(
-    patches: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, norm: torch.nn.GroupNorm
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return patches, weights (batch, channels, kernel) and biases whose product is normalised already.
+def patch_moments(wav: torch.Tensor, frames: torch.Tensor, kernel: int, stride: int) -> tuple[torch.Tensor, ...]:
+    """Return mean (batch, kernel) and covariance (batch, kernel, kernel), float64, of the patches of waveforms.
 
-    patches: (batch, time, kernel) samples; ``frames`` (batch,) of them are valid. weight: (channels, kernel). Mean and
+    wav: (batch, samples). Patch t holds samples ``t stride`` to ``t stride + kernel - 1``; the first ``frames``
+    (batch,) count. One stride on, all but the first and the last term of a sum are the same, so that only the products
+    of a stride's samples with those of a kernel are summed over time: ``stride / kernel`` of the work.
+    """
+    # In float64: a filter that takes away most of what a patch holds leaves the small difference of large numbers.
+    precision = torch.float32 if wav.device.type == "mps" else torch.float64  # Apple's GPUs know no float64
+    taps = -(-kernel // stride) * stride
+    longest = max(0, (wav.size(1) - kernel) // stride + 1)
+    size = longest * stride + taps
+    wide = F.pad(wav.to(precision), (0, max(0, size - wav.size(1))))[:, :size]
+    rows = wide.unflatten(1, (-1, stride))
+    valid = (torch.arange(longest, device=wav.device) < frames[:, None])[..., None]
+    counted = (rows[:, :longest] * valid).transpose(1, 2)
+    total = counted.sum(dim=2)
+    product = torch.cat([counted @ rows[:, lag : lag + longest] for lag in range(taps // stride)], dim=2)
+    leaving = wide[:, :taps]
+    entering = wide.gather(1, (frames * stride)[:, None] + torch.arange(taps, device=wav.device))
+    totals, products = [], []
+    for start in range(0, taps, stride):
+        totals.append(total)
+        products.append(F.pad(product, (start, 0)))
+        if start + stride < taps:
+            here, later = slice(start, start + stride), slice(start, taps - stride)
+            total = total - leaving[:, here] + entering[:, here]
+            product = product[..., :-stride]
+            for sign, edge in ((-1, leaving), (1, entering)):
+                product = product + sign * edge[:, here, None] * edge[:, None, later]
+    count = frames.clamp(min=1)[:, None]
+    mean = torch.cat(totals, dim=1)[:, :kernel] / count
+    upper = torch.cat(products, dim=1)[:, :kernel, :kernel].triu()
+    second = (upper + upper.triu(1).transpose(1, 2)) / count[..., None]
+    return mean, second - mean[:, :, None] * mean[:, None]
+
+
+def normalized_weight(
+    wav: torch.Tensor, frames: torch.Tensor, weight: torch.Tensor, stride: int, norm: torch.nn.GroupNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights (batch, channels, kernel) and biases (batch, channels) that give normalised outputs at once.
+
+    wav: (batch, samples), whose first ``frames`` (batch,) output frames are valid. weight: (channels, kernel). Mean and
     variance of a channel over an utterance are w m and w C w, m and C being mean and covariance of its patches: so
     the norm of each channel (group norm with as many groups as channels) costs a product of small matrices and no
     pass over the channels. What lies behind the valid frames takes no part; other toolkits let it, so that an
     utterance's features depend on the longest one of its batch.
     """
-    # In float64: a filter that takes away most of what a patch holds leaves the small difference of large numbers.
-    precision = torch.float32 if patches.device.type == "mps" else torch.float64  # Apple's GPUs know no float64
-    valid = (torch.arange(patches.size(1), device=patches.device) < frames[:, None])[..., None]
-    count = frames.clamp(min=1)[:, None, None]
-    wide = patches.to(precision)
-    centred = (wide - (wide * valid).sum(dim=1, keepdim=True) / count) * valid
-    covariance = centred.transpose(1, 2) @ centred / count
-    taps = weight.to(precision)
+    mean, covariance = patch_moments(wav, frames, weight.size(1), stride)
+    taps = weight.to(mean.dtype)
     variance = ((taps @ covariance) * taps).sum(dim=2)
     scale = norm.weight * (variance.clamp(min=0) + norm.eps).rsqrt()
-    return centred.to(patches.dtype), (scale[..., None] * taps).to(weight.dtype), norm.bias
+    bias = norm.bias - scale * (mean @ taps.T)
+    return (scale[..., None] * taps).to(weight.dtype), bias.to(weight.dtype)
 
 
 class ConvExtractor(torch.nn.Module):

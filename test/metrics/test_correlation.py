@@ -13,9 +13,7 @@ def test_against_scipy(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 30))
     x = rng.normal(size=n)
-    y = (
-        rng.integers(0, 4, n) + 1e-3 * (seed % 2) * rng.normal(size=n) + x * (seed - 2)
-    )  # ties
+    y = rng.integers(0, 4, n) + 1e-3 * (seed % 2) * rng.normal(size=n) + x * (seed - 2)  # ties
     ties = np.round(x)
     for a, b in ((x, y), (ties, y), (1e200 * x, 1e-200 * y)):
         assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-12)

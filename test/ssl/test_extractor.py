@@ -1,10 +1,11 @@
 """The convolutions as products of matrices: PyTorch's own convolution and group norm, and their gradients."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from espnet_ext.ssl.extractor import ConvExtractor, _RowConv, normalized_patches
+from espnet_ext.ssl.extractor import ConvExtractor, _RowConv, normalized_weight, patch_moments
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -28,6 +29,22 @@ def test_rows_are_pytorchs_convolution(kernel, stride, bias):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(10, 5), (90, 10), (7, 3), (4, 6), (3, 1), (5, 5)])
+def test_moments_are_those_of_the_patches(kernel, stride):
+    """Mean and covariance over each utterance's own patches, as numpy has them; one patch, and none at all, too."""
+    torch.manual_seed(0)
+    wav = torch.randn(4, 611).cumsum(dim=1)
+    longest = (611 - kernel) // stride + 1
+    frames = torch.tensor([longest, longest // 2, 1, 0])
+    mean, covariance = patch_moments(wav, frames, kernel, stride)
+    patches = wav.double().unfold(1, kernel, stride).numpy()
+    for row in range(3):
+        own = patches[row, : frames[row]]
+        np.testing.assert_allclose(mean[row], own.mean(axis=0), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(covariance[row], np.cov(own.T, bias=True), rtol=1e-9, atol=1e-8)
+    assert torch.isfinite(covariance[3]).all()
+
+
 def test_the_norm_is_that_of_every_channel_over_time():
     """Group norm of the convolution's output, of the valid frames alone, with gradients; float32 stays exact.
 
@@ -43,9 +60,9 @@ def test_the_norm_is_that_of_every_channel_over_time():
     torch.nn.init.normal_(norm.bias)
     frames = torch.tensor([799, 300])
     weight.requires_grad_()
-    patches = wav.unfold(1, 10, 5)
-    taps, weights, bias = normalized_patches(patches, frames, weight, norm)
-    ours = torch.bmm(taps, weights.transpose(1, 2)) + bias
+    wav = wav - wav.mean(dim=1, keepdim=True)
+    weights, bias = normalized_weight(wav, frames, weight, 5, norm)
+    ours = torch.bmm(wav.unfold(1, 10, 5), weights.transpose(1, 2)) + bias[:, None]
     expected = []
     for row, count in zip(wav.double(), frames.tolist(), strict=True):
         y = F.conv1d(row[None, None], weight.double()[:, None], stride=5)[..., :count]

@@ -200,7 +200,7 @@ def test_a_killed_template_takes_its_command_along(recipe):
     if subprocess.run(["setpriv", "--pdeathsig", "keep", "true"], capture_output=True).returncode != 0:
         pytest.skip("setpriv of util-linux has no --pdeathsig here")
     slow = recipe.folder.parent / "the tämplate" / "slow.sh"
-    command = "run python -c 'import os, time; open(\"pid\", \"w\").write(str(os.getpid())); time.sleep(60)'"
+    command = 'run python -c \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\''
     slow.write_text(TEMPLATE.replace("mkdir -p data\n", command + "\n"))
     process = subprocess.Popen(["bash", slow], cwd=recipe.folder, env=recipe.env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
