@@ -24,7 +24,7 @@ FLOORS = [
     ["datadir", "metrics", "zoo"],
     ["audio.io", "audio.reader", "audio.writer", "audio.header"],
     ["files", "options"],
-    ["errors", "compat", "version"],
+    ["errors", "logs", "compat", "version"],
 ]
 IMPORT_LIMIT_S = 3.0
 

@@ -5,11 +5,11 @@ espnet_ext align_phones --train data/train --data data/train data/test
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options
 
 
@@ -33,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if min(args.num_train, args.iterations) < 1:
         raise UserError("--num_train and --iterations have to be at least 1")
     from espnet_ext.datadir import DataDir, write_scp

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -47,7 +48,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     for option in ("num_clusters", "iterations", "restarts", "min_size"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
             raise UserError(f"--{option} must be 1 or more, got {getattr(args, option)}")

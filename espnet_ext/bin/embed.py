@@ -5,11 +5,11 @@ espnet_ext embed --upstream hf:facebook/hubert-base-ls960 --layer 5 --data dump/
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
@@ -41,7 +41,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if sum(bool(choice) for choice in (args.model, args.model_file, args.upstream, args.floor)) != 1:
         raise UserError(
             "give one of --model, --model_file (with --train_config), --upstream (with --layer) and --floor"

@@ -4,11 +4,11 @@ espnet_ext extract_ivectors --data dump/test --extractor exp/ivector --out exp/i
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.errors import cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
@@ -31,7 +31,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
     from espnet_ext.inference.ivector import IvectorExtractor, identity

@@ -7,10 +7,10 @@ The same command given again does nothing, as long as audio and encoder are the 
 """
 
 import argparse
-import logging
 import sys
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     for name in ("levels", "max_frames", "iterations", "restarts", "max_batch_s"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} must be above 0")

@@ -4,12 +4,12 @@ espnet_ext layer_probe --model hf:facebook/hubert-base-ls960 --data dump/dev --m
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -39,7 +39,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if args.mean_utterances < 2 or args.num_bootstrap < 0 or args.num_bootstrap == 1:
         raise UserError("--mean_utterances has to be at least 2, --num_bootstrap 0 or at least 2")
     if args.max_window_s <= 0 or (args.max_batch_s is not None and args.max_batch_s <= 0):

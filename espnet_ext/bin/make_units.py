@@ -5,11 +5,11 @@ espnet_ext make_units --data dump/train --centroids exp/it1/centroids --out exp/
 
 import argparse
 import json
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
 
 
@@ -29,7 +29,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if args.max_batch_s is not None and args.max_batch_s <= 0:
         raise UserError("--max_batch_s must be above 0")
     from espnet_ext.datadir import DataDir

@@ -5,12 +5,12 @@ espnet_ext phone_recognition --models it1=hf:exp/it1/hf it2=hf:exp/it2/hf --trai
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -36,7 +36,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if min(args.num_train, args.num_test, args.steps) < 2 or min(args.learning_rates) <= 0:
         raise UserError("--num_train, --num_test and --steps have to be at least 2, rates above 0")
     models = dict(one.partition("=")[::2] for one in args.models)

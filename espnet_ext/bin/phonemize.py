@@ -4,10 +4,10 @@ espnet_ext phonemize --data data/train --voice en-us
 """
 
 import argparse
-import logging
 import sys
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     from espnet_ext.audio.espeak import Espeak
     from espnet_ext.datadir import DataDir, write_scp
     from espnet_ext.datadir.pronunciation import TABLE, format_pronunciation

@@ -5,12 +5,12 @@ espnet_ext rank --checkpoints hf:facebook/hubert-base-ls960 --data in=dump/dev o
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -96,7 +96,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if args.num_clusters < 0 or args.num_clusters == 1:
         raise UserError("--num_clusters has to be 0 or at least 2")
     checkpoints, lists, settings, device = read_options(args)

@@ -5,13 +5,13 @@ espnet_ext rank_study --checkpoints exp/ssl_train_hubert/it1/model --data in=dum
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 
 from espnet_ext.bin.rank import add_arguments, read_options
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL
 
 PROBES = ("phone", "speaker", "eer")
@@ -37,7 +37,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if min(args.num_train, args.num_test) < 2:
         raise UserError("--num_train and --num_test have to be at least 2")
     checkpoints, lists, settings, device = read_options(args)

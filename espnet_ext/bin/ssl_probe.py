@@ -7,12 +7,12 @@ Probes without labels are left out. Trials of a directory without any are drawn 
 """
 
 import argparse
-import logging
 import sys
 import time
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device
 
 
@@ -41,7 +41,7 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     if min(args.num_train, args.num_test) < 2 or args.max_batch_s <= 0:
         raise UserError("--num_train and --num_test have to be at least 2, --max_batch_s above 0")
     device = check_device(args.device)

@@ -4,12 +4,12 @@ espnet_ext train_ivector_extractor --data dump/train --ubm exp/ubm --out exp/ive
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.bin.train_ubm import add_jobs, run_job
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL
 
 
@@ -39,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     from dataclasses import fields
 
     from espnet_ext.datadir import DataDir

@@ -4,11 +4,11 @@ espnet_ext train_ubm --data dump/train --out exp/ubm --num_gaussians 128
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
+from espnet_ext.logs import log_to_screen
 from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard
 
 
@@ -49,7 +49,7 @@ def _add_features(parser: argparse.ArgumentParser) -> None:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    logging.basicConfig(level="INFO", format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    log_to_screen()
     from dataclasses import fields
 
     from espnet_ext.datadir import DataDir
