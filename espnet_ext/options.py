@@ -1,4 +1,4 @@
-"""Options that many commands share: share of the work, device, broken audio. Nothing heavy is imported for --help."""
+"""Options that commands share: share of the work, device, layers, sets of a probe. --help imports nothing heavy."""
 
 import re
 
@@ -25,6 +25,35 @@ def add_job_options(parser, *names: str) -> None:
         if name == "device" and (not names or "shard" in names):
             settings["help"] = "cpu, cuda (job I takes GPU I), cuda:N"
         parser.add_argument(f"--{name}", **settings)
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """``"0,4,-1"`` to (0, 4, -1), None to None, which means all; ``UserError`` for what is no list of numbers."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(layer) for layer in text.split(","))
+    except ValueError:
+        raise UserError(f"--layers {text}: give whole numbers with commas, for example 0,4,-1") from None
+
+
+def add_probe_sets(parser, number: int = 2000, **roles: str) -> None:
+    """Give a parser the data directories of a probe, and how many of their utterances it takes (``check_sizes``).
+
+    roles: what each directory is for, by the name of its option; the first one is ``train``.
+    """
+    for name, what in roles.items():
+        parser.add_argument(f"--{name}", required=True, help=f"data directory {what}")
+    train, *others = (f"--{name}" for name in roles)
+    for name, sets in (("num_train", train), ("num_test", " and ".join(others))):
+        text = f"utterances of {sets}, evenly spread (default: {number})"
+        parser.add_argument(f"--{name}", type=int, default=number, help=text)
+
+
+def check_sizes(args) -> None:
+    """``UserError`` where the options of ``add_probe_sets`` ask for fewer utterances than a probe needs."""
+    if min(args.num_train, args.num_test) < 2:
+        raise UserError("--num_train and --num_test have to be at least 2")
 
 
 def parse_shard(text: str) -> tuple[int, int]:

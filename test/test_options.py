@@ -10,7 +10,16 @@ import pytest
 
 from espnet_ext import bin as commands
 from espnet_ext.errors import UserError, cli
-from espnet_ext.options import BOOL, add_job_options, check_device, parse_shard, spread_device
+from espnet_ext.options import (
+    BOOL,
+    add_job_options,
+    add_probe_sets,
+    check_device,
+    check_sizes,
+    parse_layers,
+    parse_shard,
+    spread_device,
+)
 
 COMMANDS = sorted(path.stem for path in Path(commands.__path__[0]).glob("[!_]*.py"))
 SHARED = ("shard", "device", "skip_broken", "allow_commands")
@@ -52,6 +61,26 @@ def test_a_shard_is_a_job_and_a_number_of_jobs():
     for text in ("0/2", "3/2", "1", "a/b", "1/0", "-1/2"):
         with pytest.raises(UserError, match="--shard"):
             parse_shard(text)
+
+
+def test_layers():
+    assert parse_layers(None) is None and parse_layers("0,4,-1") == (0, 4, -1)
+    for text in ("one", "", "1;2", "1.5"):
+        with pytest.raises(UserError, match=f"--layers {text}: give whole numbers"):
+            parse_layers(text)
+
+
+def test_sets_of_a_probe():
+    parser = argparse.ArgumentParser()
+    add_probe_sets(parser, number=7, train="to learn from", dev="to choose by", test="to score")
+    given = ["--train", "a", "--dev", "b", "--test", "c"]
+    args = parser.parse_args(given)
+    check_sizes(args)
+    assert vars(args) == {"train": "a", "dev": "b", "test": "c", "num_train": 7, "num_test": 7}
+    assert "utterances of --dev and --test" in options_of(parser)["num_test"].help
+    for option in ("--num_train", "--num_test"):
+        with pytest.raises(UserError, match="at least 2"):
+            check_sizes(parser.parse_args([*given, option, "1"]))
 
 
 def test_jobs_spread_over_the_gpus(monkeypatch):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_job_options, check_device
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_layers
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -44,7 +44,7 @@ def main(argv=None):
         raise UserError("--mean_utterances has to be at least 2, --num_bootstrap 0 or at least 2")
     if args.max_window_s <= 0 or (args.max_batch_s is not None and args.max_batch_s <= 0):
         raise UserError("--max_window_s and --max_batch_s must be above 0")
-    layers = _layers(args.layers)
+    layers = parse_layers(args.layers)
 
     from espnet_ext.datadir import DataDir, read_trials
     from espnet_ext.inference import layer_report
@@ -85,15 +85,6 @@ def main(argv=None):
         notes.append(f"Mean and deviation: {len(sets['mean'].utterances)} utterances of {args.mean_from}, unlabelled.")
     info = run_info(args.seed, model=args.model, wall_time_s=round(time.perf_counter() - start, 1))
     print(layer_report.write_report(args.out, args.model, results, notes, info))
-
-
-def _layers(text):
-    if text is None:
-        return None
-    try:
-        return [int(layer) for layer in text.split(",")]
-    except ValueError:
-        raise UserError(f"--layers {text}: give whole numbers with commas, for example 0,4,-1") from None
 
 
 def _encoder(args, layers):

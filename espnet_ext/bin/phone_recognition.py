@@ -11,7 +11,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_job_options, check_device
+from espnet_ext.options import BOOL, add_job_options, add_probe_sets, check_device, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -19,10 +19,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--models", required=True, nargs="+", metavar="NAME=SPEC", help="encoders: hf:FOLDER, an experiment, …")
-    for name, what in (("train", "heads are trained on"), ("dev", "choose the rate"), ("test", "are scored")):
-        add(f"--{name}", required=True, help=f"data directory whose utterances {what} (utt2pronunciation)")
-    add("--num_train", type=int, default=1000, help="utterances of --train at most, evenly spread (default: 1000)")
-    add("--num_test", type=int, default=1000, help="of --dev and of --test (default: 1000)")
+    add_probe_sets(
+        parser,
+        number=1000,
+        train="that heads are trained on (utt2pronunciation)",
+        dev="that chooses the rate (utt2pronunciation)",
+        test="that they are scored on (utt2pronunciation)",
+    )
     add("--steps", type=int, default=300, help="of 8 utterances (default: 300)")
     add("--learning_rates", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2], help="(default: 0.003 0.01 0.03)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the heads (default: 0 1 2)")
@@ -37,8 +40,9 @@ def main(argv=None):
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
     log_to_screen()
-    if min(args.num_train, args.num_test, args.steps) < 2 or min(args.learning_rates) <= 0:
-        raise UserError("--num_train, --num_test and --steps have to be at least 2, rates above 0")
+    check_sizes(args)
+    if args.steps < 2 or min(args.learning_rates) <= 0:
+        raise UserError("--steps has to be at least 2, --learning_rates above 0")
     models = dict(one.partition("=")[::2] for one in args.models)
     if not all(models.values()) or len(models) < len(args.models):
         raise UserError(f"--models {' '.join(args.models)}: give each as NAME=SPEC, with a name of its own")

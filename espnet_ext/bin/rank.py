@@ -11,7 +11,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_job_options, check_device
+from espnet_ext.options import BOOL, add_job_options, check_device, parse_layers
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -51,12 +51,7 @@ def read_options(args: argparse.Namespace):
     """Return checkpoints, lists, settings and device of ``add_arguments``."""
     if args.num_utterances < 2 or not (args.max_s > 0 and args.max_batch_s > 0 and args.eps >= 0):
         raise UserError("--num_utterances must be at least 2, --max_s and --max_batch_s above 0, --eps not below 0")
-    layers = None
-    if args.layers is not None:
-        try:
-            layers = tuple(int(layer) for layer in args.layers.split(","))
-        except ValueError:
-            raise UserError(f"--layers {args.layers}: give whole numbers with commas, for example 0,4,-1") from None
+    layers = parse_layers(args.layers)
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference.checkpoints import find_checkpoints
     from espnet_ext.inference.rank import RankSettings

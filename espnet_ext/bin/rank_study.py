@@ -12,7 +12,7 @@ from pathlib import Path
 from espnet_ext.bin.rank import add_arguments, read_options
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL
+from espnet_ext.options import BOOL, add_probe_sets, check_sizes
 
 PROBES = ("phone", "speaker", "eer")
 
@@ -22,12 +22,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     add = parser.add_argument
-    add("--train", required=True, help="data directory that probes are trained on (utt2phones, utt2spk)")
-    add("--test", required=True, help="data directory of other utterances that they are scored on (utt2phones, trials)")
+    add_probe_sets(
+        parser,
+        train="that probes are trained on (utt2phones, utt2spk)",
+        test="of other utterances that they are scored on (utt2phones, trials)",
+    )
     add("--probes", nargs="+", choices=PROBES, help="phone: accuracy of frames; speaker: accuracy on held-out "
         "utterances of --train; eer: zero-shot, trials of --test (default: all that there are labels for)")  # fmt: skip
-    add("--num_train", type=int, default=2000, help="utterances of --train, evenly spread (default: 2000)")
-    add("--num_test", type=int, default=2000, help="utterances of --test, evenly spread (default: 2000)")
     add("--out", required=True, type=Path, help="folder for RESULTS.md, results.json, study.png, …")
     return parser
 
@@ -38,8 +39,7 @@ def main(argv=None):
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
     log_to_screen()
-    if min(args.num_train, args.num_test) < 2:
-        raise UserError("--num_train and --num_test have to be at least 2")
+    check_sizes(args)
     checkpoints, lists, settings, device = read_options(args)
     if len(checkpoints) < 3:
         raise UserError(

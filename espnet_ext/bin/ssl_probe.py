@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_job_options, check_device
+from espnet_ext.options import BOOL, add_job_options, add_probe_sets, check_device, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -23,11 +23,12 @@ def get_parser() -> argparse.ArgumentParser:
     add("--exp", required=True, type=Path, help="folder of a training of task ssl")
     add("--model_file", default="valid.loss_m.best.pth", help="weights in that folder")
     add("--dev_units", required=True, help="units of the dev data that it predicted (make_units)")
-    add("--train", required=True, help="data directory that probes are trained on (utt2phones, utt2spk)")
-    add("--dev", required=True, help="data directory that chooses layers (utt2phones, utt2spk or trials)")
-    add("--test", required=True, help="data directory that they are scored on (utt2phones, utt2spk or trials)")
-    add("--num_train", type=int, default=2000, help="utterances of --train, evenly spread (default: 2000)")
-    add("--num_test", type=int, default=2000, help="utterances of --dev and --test, evenly spread (default: 2000)")
+    add_probe_sets(
+        parser,
+        train="that probes are trained on (utt2phones, utt2spk)",
+        dev="that chooses layers (utt2phones, utt2spk or trials)",
+        test="that they are scored on (utt2phones, utt2spk or trials)",
+    )
     add("--max_batch_s", type=float, default=30.0, help="seconds of padded audio per batch (default: 30)")
     add("--cache", type=Path, help="folder that keeps what log-mel energies score, for other encoders (default: --out)")
     add("--seed", type=int, help="noted in the results")
@@ -42,8 +43,9 @@ def main(argv=None):
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
     log_to_screen()
-    if min(args.num_train, args.num_test) < 2 or args.max_batch_s <= 0:
-        raise UserError("--num_train and --num_test have to be at least 2, --max_batch_s above 0")
+    check_sizes(args)
+    if args.max_batch_s <= 0:
+        raise UserError("--max_batch_s must be above 0")
     device = check_device(args.device)
     from espnet_ext.datadir import DataDir
     from espnet_ext.files import only_writer
