@@ -58,9 +58,10 @@ def main(argv=None):
             f"{misfits[0]} is too short for its phones ({len(misfits)} such utterances); is its text right? "
             "--skip_broken true leaves such out of the table"
         )
+    empty = next((path for path, one in found.items() if not one.phones), None)
+    if empty is not None:
+        raise UserError(f"{empty}: no utterance is long enough for its phones")
     for path, one in found.items():
-        if not one.phones:
-            raise UserError(f"{path}: no utterance is long enough for its phones")
         write_scp(Path(path) / args.table, {utt: format_intervals(phones) for utt, phones in one.phones.items()})
         print(f"{path / args.table}: {describe(one)}")
         if one.misfits:

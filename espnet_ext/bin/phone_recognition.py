@@ -5,6 +5,7 @@ espnet_ext phone_recognition --models it1=hf:exp/it1/hf it2=hf:exp/it2/hf --trai
 """
 
 import argparse
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -55,10 +56,10 @@ def main(argv=None):
     allow, skip, device = BOOL[args.allow_commands], BOOL[args.skip_broken], check_device(args.device)
     sizes = {"train": args.num_train, "dev": args.num_test, "test": args.num_test}
     sets = {name: Utterances(DataDir(getattr(args, name), allow), number, skip) for name, number in sizes.items()}
-    for other in ("dev", "test"):
-        shared = set(sets["train"].phones) & set(sets[other].phones)
+    for one, other in itertools.combinations(sets, 2):
+        shared = set(sets[one].phones) & set(sets[other].phones)
         if shared:
-            raise UserError(f"--train and --{other} share {len(shared)} utterances ({min(shared)}, …)")
+            raise UserError(f"--{one} and --{other} share {len(shared)} utterances ({min(shared)}, …)")
     recipe = Recipe(args.steps, learning_rates=tuple(args.learning_rates), seeds=tuple(args.seeds))
     with only_writer(args.out):
         rows = [recognise("log-mel", StackedLogMel(), *sets.values(), recipe, device)]

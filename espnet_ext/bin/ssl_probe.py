@@ -22,7 +22,7 @@ def get_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--exp", required=True, type=Path, help="folder of a training of task ssl")
     add("--model_file", default="valid.loss_m.best.pth", help="weights in that folder")
-    add("--dev_units", required=True, help="units of the dev data that it predicted (make_units)")
+    add("--dev_units", required=True, nargs="+", help="units of the dev data that it predicted (make_units)")
     add_probe_sets(
         parser,
         train="that probes are trained on (utt2phones, utt2spk)",
@@ -54,7 +54,7 @@ def main(argv=None):
     from espnet_ext.ssl.units import UnitFolder
 
     checkpoint = ssl_probe.open_checkpoint(args.exp, args.model_file)
-    training = ssl_probe.read_training(args.exp, checkpoint, UnitFolder.read(args.dev_units))
+    training = ssl_probe.read_training(args.exp, checkpoint, [UnitFolder.read(path) for path in args.dev_units])
     directories = [DataDir(path, BOOL[args.allow_commands]) for path in (args.train, args.dev, args.test)]
     lists = ssl_probe.open_lists(*directories, args.num_train, args.num_test, BOOL[args.skip_broken])
     data = ssl_probe.choose_probes(*lists)

@@ -3,6 +3,7 @@
 A line is ``utterance label:start:end label:start:end …``, times in seconds from the start of the audio, 3 decimals.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -39,6 +40,9 @@ def parse_intervals(text: str, where: str = "") -> list[Interval]:
             intervals.append(Interval(parts[0], float(parts[1]), float(parts[2])))
         except (IndexError, ValueError):
             raise UserError(f"{where}: {token!r} is not label:start:end with times in seconds") from None
+        before, now = intervals[-2:][0], intervals[-1]
+        if not (before.start_s <= now.start_s <= now.end_s < math.inf):
+            raise UserError(f"{where}: {token!r} ends before it starts, or starts before what stands before it")
     return intervals
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet_ext.audio.io import audio_info, check_section, read_audio, section_length
+from espnet_ext.audio.io import audio_info, check_section, read_audio, resampled_length, section_length
 from espnet_ext.datadir.tables import fix_command, read_scp, write_scp
 from espnet_ext.datadir.trials import Trials, read_trials
 from espnet_ext.datadir.validate import validate
@@ -140,15 +140,24 @@ class DataDir:
         return read_audio(entry, rate_hz, start_s, end_s, self.allow_commands)
 
     def num_samples(self, utt: str, rate_hz: int = 16000) -> int:
-        """Return an utterance's length in samples: from ``utt2num_samples``, else from the header at ``rate_hz``."""
+        """Return an utterance's length in samples at ``rate_hz``: by ``utt2num_samples``, else by its file's header."""
         if self.has("utt2num_samples"):
             if utt not in self.utt2num_samples:
                 path = self.path / "utt2num_samples"
                 raise UserError(f"{path}: no line for utterance {utt!r}; mend it: {fix_command(path)}")
-            return self.utt2num_samples[utt]
+            number, counted_hz = self.utt2num_samples[utt], self._counted_hz
+            return number if counted_hz in (None, rate_hz) else resampled_length(number, counted_hz, rate_hz)
         entry, start_s, end_s = self.source(utt)
         info = audio_info(entry, self.allow_commands)
         return section_length(info, rate_hz, *check_section(info, entry, start_s, end_s))
+
+    @functools.cached_property
+    def _counted_hz(self) -> int | None:
+        """Rate at which ``utt2num_samples`` counts, that of the first file; None where it cannot be read."""
+        try:
+            return audio_info(self.source(self.utterances[0])[0]).rate_hz
+        except (UserError, IndexError):
+            return None  # it is said when it is read
 
     def stamp(self, digest) -> None:
         """Update a ``hashlib`` digest with every utterance, its source, and the size and time of the source's file."""

@@ -29,17 +29,19 @@ class Checkpoint:
     def open(self, device: str, seed: int = 0) -> torch.nn.Module:
         """Return the encoder in evaluation mode: ``hidden_states(wav, lengths)``, ``samples_for``, ``num_layers``."""
         from espnet_ext.inference.speaker_frames import open_upstream
+        from espnet_ext.inference.ssl import own_encoder
 
         if self.spec.startswith("init:"):
             encoder = random_encoder(self.spec.removeprefix("init:"), seed)
         else:
-            encoder = open_upstream(self.spec)
+            encoder = own_encoder(self.spec) or open_upstream(self.spec)
         return encoder.requires_grad_(False).eval().to(device)
 
     def identity(self) -> str:
         """Change whenever the weights may: by the files' sizes and times."""
-        path = Path(self.spec.removeprefix("init:").removeprefix("hf:")).expanduser()
-        facts = [self.spec, *identity_of(self.spec.removeprefix("init:"))]
+        spec = self.spec.removeprefix("init:")
+        path = Path(spec.removeprefix("hf:")).expanduser()
+        facts = [self.spec, *([spec] if path.is_file() else identity_of(spec))]
         for file in (path, path / "config.yaml", path.parent / "config.yaml"):
             if file.is_file():
                 facts.append([file.name, file.stat().st_size, file.stat().st_mtime_ns])

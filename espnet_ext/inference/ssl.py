@@ -4,7 +4,10 @@ import argparse
 from pathlib import Path
 
 from espnet_ext.errors import UserError
+from espnet_ext.ssl.encoder import HubertEncoder
+from espnet_ext.ssl.hugging_face import read_folder
 from espnet_ext.zoo.tensors import load_tensors
+from espnet_ext.zoo.yaml_file import load_yaml
 
 
 def load_pretraining(exp: str | Path, model_file: str = "valid.loss_m.best.pth"):
@@ -12,14 +15,12 @@ def load_pretraining(exp: str | Path, model_file: str = "valid.loss_m.best.pth")
 
     Weights are read as tensors only. Errors: ``UserError`` for a folder that is none, or of another task.
     """
-    import yaml
-
     from espnet_ext.tasks.registry import get_task
 
     exp = Path(exp)
     if not (exp / "config.yaml").is_file():
         raise UserError(f"{exp}: no config.yaml; give the folder of a training of task ssl")
-    config = yaml.safe_load((exp / "config.yaml").read_text(encoding="utf-8"))
+    config = load_yaml(exp / "config.yaml")
     if config.get("encoder") != "hubert" or not config.get("num_units"):
         raise UserError(f"{exp}/config.yaml: no training of task ssl (encoder: {config.get('encoder')!r})")
     model = get_task("ssl").build_model(argparse.Namespace(**config))
@@ -30,3 +31,18 @@ def load_pretraining(exp: str | Path, model_file: str = "valid.loss_m.best.pth")
             f"{exp / model_file}: the weights do not fit config.yaml ({str(error).splitlines()[1].strip()})"
         ) from None
     return model.eval(), config["encoder_conf"] or {}
+
+
+def own_encoder(spec: str) -> HubertEncoder | None:
+    """Return the encoder that ``spec`` names if our code can run it, in evaluation mode and frozen, else None.
+
+    spec: weights in the folder of a training of task ``ssl``, or a folder with a HuBERT (``hf:`` may stand before it).
+    On a CPU it takes half the time of transformers', for the same numbers.
+    """
+    path = Path(spec.removeprefix("hf:")).expanduser()
+    if path.suffix != ".pth":
+        return read_folder(path)
+    config = path.parent / "config.yaml"
+    if not path.is_file() or not config.is_file() or load_yaml(config).get("preprocessor") != "units":
+        return None
+    return load_pretraining(path.parent, path.name)[0].encoder.requires_grad_(False)

@@ -69,11 +69,23 @@ def unit_counts(folder: UnitFolder) -> list[np.ndarray]:
     return counts
 
 
-def read_training(exp: Path, checkpoint: Checkpoint, dev_units: UnitFolder) -> Training:
-    """Return what the training noted on the dev data at ``checkpoint``, and the counts of ``dev_units`` beside it."""
+def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFolder]) -> Training:
+    """Return what the training noted on the dev data at ``checkpoint``, and the counts of ``dev_units`` beside it.
+
+    dev_units: the folders that it was validated on, in its order. Errors: ``UserError`` for others.
+    """
     from espnet_ext.train.checkpoint import load
     from espnet_ext.zoo.yaml_file import load_yaml
 
+    config = load_yaml(exp / "config.yaml")
+    if config.get("preprocessor") != "units":
+        raise UserError(f"{exp}/config.yaml: no training of task ssl; give the folder of one")
+    if [folder.quantizer for folder in dev_units] != config.get("quantizers"):
+        given = " ".join(str(folder.path) for folder in dev_units)
+        raise UserError(
+            f"--dev_units {given}: not the units that {exp} predicted; give those of the dev data by the same "
+            f"centroids, which were {' '.join(config['dev_units'])}"
+        )
     if not (exp / "checkpoint.pth").is_file():
         raise UserError(f"{exp}/checkpoint.pth is missing: it knows how the training went; train again, or restore it")
     stats = load(exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
@@ -83,15 +95,15 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: UnitFolder) -> T
     if epoch not in stats:
         raise UserError(f"{exp}/checkpoint.pth: knows nothing of epoch {epoch}; give a checkpoint of an epoch")
     dev = stats[epoch]["valid"]
-    several = len(dev_units.streams) > 1
+    names = config["stream_names"]
     streams = []
-    for stream, counts in zip(dev_units.streams, unit_counts(dev_units), strict=True):
+    for name, counts in zip(names, [one for folder in dev_units for one in unit_counts(folder)], strict=True):
         share = counts[counts > 0] / counts.sum()
-        end = f"_{stream.name}" if several else ""
+        end = f"_{name}" if len(names) > 1 else ""
         facts = float(share.max()), float(-(share * np.log(share)).sum()), dev.get(f"acc_m{end}")
-        streams.append(StreamFacts(stream.name, *facts, dev.get(f"loss_m{end}")))
+        streams.append(StreamFacts(name, *facts, dev.get(f"loss_m{end}")))
     seconds = sum(part["time"].total_seconds() for both in stats.values() for part in both.values() if "time" in part)
-    every = max(1, int(load_yaml(exp / "config.yaml").get("accum_grad") or 1))
+    every = max(1, int(config.get("accum_grad") or 1))
     return Training(epoch, stats[epoch]["train"]["total_count"] // every, seconds, tuple(streams))
 
 

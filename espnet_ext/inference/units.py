@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet_ext.audio.io import AudioError
-from espnet_ext.cluster.residual import residual_kmeans
+from espnet_ext.cluster.random_projection import MEASURED, RandomProjection, random_projection
+from espnet_ext.cluster.residual import Codebook, residual_kmeans
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, FileClip
@@ -22,6 +23,9 @@ from espnet_ext.ssl.quantizer import DESCRIPTION, MAX_UNITS, Quantizer
 from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
+
+# Settings of ``UnitFit`` that the other quantizer knows nothing of.
+_FOREIGN = {"kmeans": ("quantizer", "projection_size"), "random_projection": ("iterations", "restarts")}
 
 
 class FrameReader:
@@ -97,10 +101,12 @@ class UnitLabeler:
     write = staticmethod(write_units)
 
     def __init__(self, quantizer: Quantizer, features, batch_s: float = 60.0):
-        if features.hop != quantizer.hop or len(features.layers) != len(quantizer.layers):
+        ours, theirs = ((one.hop, one.field, len(one.layers)) for one in (features, quantizer))
+        if ours != theirs:
             raise UserError(
-                f"centroids for layers {quantizer.layers} every {quantizer.hop} samples do not go with features "
-                f"{features.names} every {features.hop}"
+                f"centroids of {', '.join(quantizer.names)}, {quantizer.field} samples every {quantizer.hop}, do not "
+                f"go with features of {', '.join(features.names)}, {features.field} every {features.hop}; give "
+                "--features the encoder that they were fitted to"
             )
         self.quantizer, self.reader = quantizer, FrameReader(features, batch_s)
 
@@ -109,9 +115,25 @@ class UnitLabeler:
     ) -> Iterator[tuple[int, np.ndarray | None, UserError | None]]:
         """Yield ``(place, units (T, streams) uint16, None)``, or what is wrong with a clip where broken ones may be."""
         for place, frames, error in self.reader.frames(clips):
+            units = None
+            if frames is not None and not _are_finite(frames):
+                error = UserError(f"{clips[place].name}: its features hold NaN or infinity; has the encoder diverged?")
+            elif frames is not None:
+                units = self._assign(frames)
             if error is not None and not skip_broken:
                 raise error
-            yield place, None if frames is None else self.quantizer.assign(frames), error
+            yield place, units, error
+
+    def _assign(self, frames: list) -> np.ndarray:
+        try:
+            return self.quantizer.assign(frames)
+        except UserError as error:
+            raise UserError(f"{error}; give --features the encoder that the centroids were fitted to") from None
+
+
+def _are_finite(layers: list) -> bool:
+    """Tell whether arrays or tensors hold no NaN and no infinity."""
+    return all(bool((np.isfinite(x) if isinstance(x, np.ndarray) else x.isfinite()).all()) for x in layers)
 
 
 def sample_frames(data: DataDir, reader: FrameReader, max_frames: int, seed: int) -> tuple[list[np.ndarray], int]:
@@ -139,6 +161,8 @@ def sample_frames(data: DataDir, reader: FrameReader, max_frames: int, seed: int
             log.warning("left out: %s", error)
             continue
         found[place] = [layer if isinstance(layer, np.ndarray) else layer.cpu().numpy() for layer in layers]
+        if not _are_finite(found[place]):
+            raise UserError(f"{clips[place].name}: its features hold NaN or infinity; take an encoder that works")
     if not found:
         raise UserError(f"{data.path}: no utterance with a frame to fit centroids to")
     # In the order of the draw, so that the fit does not depend on how batches were made.
@@ -151,7 +175,8 @@ class UnitFit:
     """What decides the centroids of units; fitted to a sample of frames of ``data``.
 
     features: see ``make_features``. layers: of an encoder. num_units: per layer, or one number for all of them. levels:
-    of residual k-means. The rest is for ``sample_frames`` and ``kmeans``.
+    of residual k-means, or codebooks of random projections. quantizer: which of the two, of ``quantizer.KINDS``.
+    projection_size: numbers per code of a random projection. The rest is for ``sample_frames`` and ``kmeans``.
     """
 
     data: DataDir
@@ -163,11 +188,14 @@ class UnitFit:
     seed: int = 0
     iterations: int = 50
     restarts: int = 1
+    quantizer: str = "kmeans"
+    projection_size: int = 16
 
     @functools.cached_property
     def key(self) -> str:
         """Sixteen hexadecimal digits that stand for the settings, the encoder, the utterances and their files."""
-        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "data"}
+        foreign = ("data", *_FOREIGN[self.quantizer])
+        settings = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in foreign}
         digest = hashlib.sha256(json.dumps([settings, identity_of(self.features)]).encode())
         self.data.stamp(digest)
         return digest.hexdigest()[:16]
@@ -194,35 +222,53 @@ class UnitFit:
             raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
         (Path(out) / DESCRIPTION).unlink(missing_ok=True)
         sample, utterances = sample_frames(self.data, FrameReader(features, batch_s), self.max_frames, self.seed)
-        options = {"iterations": self.iterations, "restarts": self.restarts, "seed": self.seed, "device": device}
         books, errors = [], {}
-        for name, frames, count in zip(names, sample, counts * (len(names) // len(counts)), strict=True):
-            books.append(residual_kmeans(frames, count, self.levels, **options))
+        for place, count in enumerate(counts * (len(names) // len(counts))):
+            name, frames = names[place], sample[place]
+            books.append(self._book(frames, count, features.layers[place], device))
             errors[name] = [round(value, 6) for value in books[-1].errors]
             log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
-            for level, unused in enumerate(books[-1].facts["unused"]):
-                if unused:
-                    log.warning(
-                        "%s: %d of %d units (level %d) have no frame: fewer frames differ than there are units; ask "
-                        "for fewer, or look for silence in %s", name, unused, count, level, self.data.path,
-                    )  # fmt: skip
+            self._tell_unused(name, books[-1], len(frames), count)
         facts = {"key": self.key, "data": str(self.data.path), "utterances": utterances, "frames": len(sample[0])}
         facts |= {"seed": self.seed, "mean_squared_distance": errors}
         quantizer = Quantizer(self.features, features.hop, features.field, names, features.layers, books, facts)
         quantizer.save(out)
         return quantizer
 
+    def _book(self, frames: np.ndarray, count: int, layer: int | None, device: str) -> Codebook | RandomProjection:
+        if self.quantizer == "random_projection":
+            seed = (self.seed, layer or 0)  # a layer's own: the same codes for all would cut them alike
+            return random_projection(frames, count, self.levels, self.projection_size, seed, device)
+        options = {"iterations": self.iterations, "restarts": self.restarts, "seed": self.seed, "device": device}
+        return residual_kmeans(frames, count, self.levels, **options)
+
+    def _tell_unused(self, name: str, book: Codebook | RandomProjection, frames: int, count: int) -> None:
+        for level, unused in enumerate(book.facts["unused"]):
+            if self.quantizer == "random_projection":
+                measured, used = min(frames, MEASURED), count - unused
+                log.info("%s: %d frames meet %d of %d units (codebook %d)", name, measured, used, count, level)
+            elif unused:
+                log.warning(
+                    "%s: %d of %d units (level %d) have no frame: fewer frames differ than there are units; ask "
+                    "for fewer, or look for silence in %s", name, unused, count, level, self.data.path,
+                )  # fmt: skip
+
 
 def identity_of(spec: str) -> list[str]:
-    """Return what changes whenever the features of ``spec`` may: for a folder, a checksum of every file in it.
+    """Return what changes whenever the features of ``spec`` may: a checksum of its file, or of all in its folder.
 
-    A folder that is written again with the same content is the same encoder, and its units need not be made again.
+    What is written again with the same content is the same encoder, and its units need not be made again.
     """
     kind, _, rest = spec.partition(":")
-    folder = Path(rest if kind == "hf" and rest else spec).expanduser()
-    if not folder.is_dir():
-        return [spec]
-    return [f"{file.name} {_checksum(file)}" for file in sorted(folder.iterdir()) if file.is_file()]
+    name = f"s3prl:{rest.partition(':')[0]}:" if kind == "s3prl" else ""
+    place = Path(spec.removeprefix(name or "hf:")).expanduser()
+    files = []
+    if place.is_dir():
+        files = [file for file in sorted(place.iterdir()) if file.is_file()]
+    elif place.is_file():
+        beside = (place.with_name("config.yaml"), place.with_name("config.json"), place.with_suffix(".json"))
+        files = [place, *(file for file in beside if file.is_file())]
+    return [*([name] if name else []), *(f"{file.name} {_checksum(file)}" for file in files)] if files else [spec]
 
 
 def _checksum(path: Path) -> str:

@@ -36,10 +36,10 @@ class PooledLayers(torch.nn.Module):
 
 def mean_and_deviation(hidden: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """Return (batch, 2 size) float32 of hidden (batch, time, size), whose first ``frames`` (batch,) are valid."""
-    valid = (torch.arange(hidden.size(1), device=hidden.device)[None] < frames[:, None])[..., None]
+    behind = (torch.arange(hidden.size(1), device=hidden.device)[None] >= frames[:, None])[..., None]
     hidden, count = hidden.float(), frames[:, None]
-    mean = hidden.masked_fill(~valid, 0.0).sum(dim=1) / count
-    variance = (hidden - mean[:, None]).masked_fill(~valid, 0.0).square().sum(dim=1) / count
+    mean = hidden.masked_fill(behind, 0.0).sum(dim=1) / count
+    variance = torch.sub(hidden, mean[:, None]).masked_fill_(behind, 0.0).square_().sum(dim=1) / count
     return torch.cat([mean, (variance + FLOOR).sqrt()], dim=1)
 
 

@@ -13,6 +13,7 @@ A file says what is varied; its options are those of the recipe's template::
 import argparse
 import re
 import shlex
+import shutil
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -148,6 +149,8 @@ def run_all(experiments: Sequence[Experiment], args: argparse.Namespace, report:
         for one in experiments:
             print(shlex.join(one.command(args.run, more)))
         return
+    if shutil.which(args.run) is None:
+        raise UserError(f"--run {args.run}: no such program here; go to the recipe's folder, or give its run.sh")
     finished: list[Experiment] = []
     failed: list[Experiment] = []
     table = ""

@@ -59,6 +59,28 @@ class LogMel:
         return answers
 
 
+class Stacked:
+    """``count`` neighbouring frames of other features as one, side by side: two of 10 ms are at 50 Hz.
+
+    What is left at the end and fills no stack is dropped. BEST-RQ stacks as many as one frame of its encoder covers
+    (arXiv 2202.01855).
+    """
+
+    def __init__(self, features: Cepstra | LogMel, count: int):
+        self.features, self.count = features, count
+        self.names = tuple(f"{name}{count}" for name in features.names)
+        self.layers = features.layers
+        self.hop, self.field = count * features.hop, features.field + (count - 1) * features.hop
+
+    def __call__(self, wavs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Return ``[[frames (T, count * size) float32]]`` per utterance (one layer) of waveforms at 16 kHz."""
+        answers = []
+        for layers in self.features(wavs):
+            whole = [frames[: len(frames) // self.count * self.count] for frames in layers]
+            answers.append([frames.reshape(-1, self.count * frames.shape[1]) for frames in whole])
+        return answers
+
+
 class HiddenLayers:
     """Layers of an encoder: 0 is the input of the first transformer layer.
 
@@ -85,8 +107,10 @@ class HiddenLayers:
         self.upstream.to(device)
         self.layers = tuple(layers)
         self.names = tuple(f"layer{layer}" for layer in layers)
-        self.field = self.upstream.samples_for(1)
-        self.hop = self.upstream.samples_for(2) - self.field
+        from espnet_ext.upstream.layers import frame_grid
+
+        self.hop, self.field = frame_grid(self.upstream)
+        self.padded = hasattr(self.upstream, "hop_length")
 
     def __call__(self, wavs: Sequence[np.ndarray]) -> list[list]:
         """Return a list of frames (T, D) per utterance, a tensor on the device for each layer."""
@@ -98,14 +122,23 @@ class HiddenLayers:
             row[: len(wav)] = torch.from_numpy(wav)
         with torch.inference_mode():
             states, frames = self.upstream.layers(speech.to(self.device), lengths.to(self.device))
+        if self.padded:  # s3prl's last frames see what no recording holds
+            frames = frames.cpu().minimum((lengths - self.field) // self.hop + 1)
         states = [states[layer].float() for layer in self.layers]
         return [[state[row, :count] for state in states] for row, count in enumerate(frames.tolist())]
 
 
 def make_features(spec: str, layers: Sequence[int] = (), device: str = "cpu"):
-    """Return the features that ``spec`` names: ``mfcc``, ``logmel``, or an encoder as ``load_upstream`` takes it."""
-    if spec in ("mfcc", "logmel"):
-        if layers:
-            raise UserError(f"--layers is for encoders; features {spec} have none")
-        return Cepstra() if spec == "mfcc" else LogMel()
-    return HiddenLayers(spec, layers, device)
+    """Return the features that ``spec`` names: ``mfcc``, ``logmel``, or an encoder as ``load_upstream`` takes it.
+
+    ``logmel:2`` are two neighbouring frames as one, and so for other numbers, and for ``mfcc``.
+    """
+    kind, stacked, count = spec.partition(":")
+    if kind not in ("mfcc", "logmel"):
+        return HiddenLayers(spec, layers, device)
+    if layers:
+        raise UserError(f"--layers is for encoders; features {spec} have none")
+    if stacked and not (count.isdecimal() and int(count) > 0):
+        raise UserError(f"--features {spec}: {count or 'nothing'} is no number of frames to stack; give {kind}:2")
+    features = Cepstra() if kind == "mfcc" else LogMel()
+    return Stacked(features, int(count)) if stacked and int(count) > 1 else features

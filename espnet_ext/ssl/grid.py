@@ -15,6 +15,7 @@ trained again. The reference is run.sh as it is, both iterations of it; ``refere
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from espnet_ext.files import atomic_write
 from espnet_ext.metrics.experiments import REFERENCE, Experiment, Row, option_words, read_rows
 
 _KEPT = ("ssl_tag", "seed", "stage", "stop_stage", "skip_stages", "start_iter", "stop_iter", "expdir")
-_PER_ITERATION = ("features", "layers", "num_units", "levels", "train_config")
+_PER_ITERATION = ("features", "layers", "quantizer", "num_units", "levels", "train_config")
 
 
 @dataclass(frozen=True)
@@ -65,19 +66,26 @@ class GridRow(Experiment):
         return [*command, *(word for key, value in words.items() for word in (f"--{key}", value))]
 
     def is_finished(self, command: Sequence[str]) -> bool:
-        """Whether this very command has come to its end."""
+        """Whether this very command, with the recipe's files as they are, has come to its end."""
         try:
-            return json.loads(self._mark.read_text(encoding="utf-8")) == list(command)
+            return json.loads(self._mark.read_text(encoding="utf-8")) == _said(command)
         except (OSError, ValueError):
             return False
 
     def note_finished(self, command: Sequence[str]) -> None:
         with atomic_write(self._mark) as file:
-            json.dump(list(command), file)
+            json.dump(_said(command), file)
 
     @property
     def _mark(self) -> Path:
         return self.exp / f"it{self.iteration}" / "grid.json"
+
+
+def _said(command: Sequence[str]) -> list[list]:
+    """A call of ``run.sh``, and the checksums of that file and of the training configurations beside it."""
+    run = Path(command[0])
+    files = [run, *sorted(run.parent.glob("conf/train*.yaml"))]
+    return [list(command), *([str(file), zlib.crc32(file.read_bytes())] for file in files if file.is_file())]
 
 
 def read_grid(

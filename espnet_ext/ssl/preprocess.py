@@ -59,7 +59,7 @@ class UnitPreprocessor:
         drawn = np.random.randint(2**31) if self.train else 0
         rng = np.random.default_rng([drawn, zlib.crc32(uid.encode())])
         speech = data["speech"]
-        samples = audio_info(speech).num_samples if isinstance(speech, str) else len(speech)
+        samples = self._num_samples(uid, speech) if isinstance(speech, str) else len(speech)
         frames = self.geometry.frames(samples)
         if frames < 1:
             raise UserError(
@@ -87,6 +87,13 @@ class UnitPreprocessor:
             "units": np.concatenate(units, axis=1).astype(np.int64),
             "mask": mask_spans(wanted, rng, **self.mask).astype(np.int64),  # ESPnet's dataset takes no bool
         }
+
+    @staticmethod
+    def _num_samples(uid: str, path: str) -> int:
+        info = audio_info(path)
+        if info.rate_hz != RATE_HZ:
+            raise UserError(f"utterance {uid}: {path} has {info.rate_hz} Hz, not {RATE_HZ}; run the format stage")
+        return info.num_samples
 
     def _labels(self, uid: str, entry: str | np.ndarray, place: int) -> np.ndarray:
         folder = self.folders[place]

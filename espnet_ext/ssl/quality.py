@@ -1,5 +1,6 @@
 """How much units know of phones: purity and PNMI (arXiv 2106.07447, section IV.D) of units in a data directory."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from espnet_ext.metrics.report import Result, markdown_table, write_results_json
 from espnet_ext.ssl.geometry import RATE_HZ
 from espnet_ext.ssl.units import UnitFolder, read_units
 
+log = logging.getLogger(__name__)
 COLUMNS = ("phone_purity", "cluster_purity", "pnmi")
 
 
@@ -35,9 +37,10 @@ def folder_quality(folder: UnitFolder, data: DataDir) -> dict[str, dict[str, flo
     if not data.has("utt2phones"):
         raise UserError(f"{data.path}/utt2phones is missing: phones with times (label:start:end) of every utterance")
     aligned = read_intervals(data.path / "utt2phones")
-    phones, units = [], []
+    phones, units, without = [], [], []
     for utt, place in folder.places().items():
         if utt not in aligned:
+            without.append(utt)
             continue
         ids = read_units(place)
         at = phones_at(aligned[utt], (np.arange(len(ids)) * folder.hop + folder.field / 2) / RATE_HZ)
@@ -45,6 +48,9 @@ def folder_quality(folder: UnitFolder, data: DataDir) -> dict[str, dict[str, flo
         units.append(ids[at >= 0])
     if not phones:
         raise UserError(f"{folder.scp}: no utterance of it is in {data.path}/utt2phones")
+    if without:
+        log.warning("%s: %d utterances (%s, …) have no phones in %s/utt2phones; they are left out", folder.scp,
+                    len(without), without[0], data.path)  # fmt: skip
     columns = np.concatenate(units)
     return {stream.name: unit_quality(columns[:, place], phones) for place, stream in enumerate(folder.streams)}
 

@@ -46,7 +46,12 @@ def complete_data(task, args: argparse.Namespace) -> None:
     sampler = LengthSampler(lengths_of(args, True), args.batch_bins)
     LengthSampler(lengths_of(args, False), args.batch_bins, shuffle=False)
     iterations = args.num_iters_per_epoch or len(sampler)
-    steps = max(1, iterations // args.accum_grad)
+    steps = iterations // args.accum_grad
+    if not steps:
+        raise UserError(
+            f"accum_grad: {iterations} iterations per epoch never make a step of {args.accum_grad}; lower accum_grad "
+            "or batch_bins"
+        )
     print(
         f"train: {len(sampler.utterances)} utterances, {sampler.lengths.sum() / RATE_HZ / 3600:.1f} h per epoch, "
         f"{iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps; "

@@ -39,6 +39,11 @@ class LengthSampler(AbsSampler):
         self.lengths = np.array([lengths[utt] for utt in self.utterances])
         if not len(self.lengths):
             raise UserError("there are no utterances to train on")
+        if len(self.utterances) < self.world:
+            raise UserError(
+                f"{len(self.utterances)} utterances cannot be shared by {self.world} processes; give more data (to the "
+                "dev set as well), or fewer processes"
+            )
         if self.lengths[-1] > batch_samples:
             raise UserError(
                 f"batch_bins: {batch_samples} samples are less than the longest utterance or crop "

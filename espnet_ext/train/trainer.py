@@ -135,6 +135,10 @@ class Trainer(EspnetTrainer):
         set_margin = _margin_setter(model, options)
         progress = Progress(iterations, epoch, options.max_epoch, options.progress_interval_s)
         rank0 = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+        for optimizer in kwargs["optimizers"]:
+            # Where accum_grad does not divide the iterations, ESPnet carries the last gradients into the next epoch; a
+            # training that is resumed there has none.
+            optimizer.zero_grad()
 
         def monitored(when: str) -> None:
             if cls._rank_monitor is not None:

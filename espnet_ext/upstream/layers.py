@@ -22,6 +22,18 @@ def check_layer(layer: int | None, num_layers: int, where: str) -> None:
         )
 
 
+def frame_grid(upstream: torch.nn.Module) -> tuple[int, int]:
+    """Return (hop, field) in samples: frame t sees samples ``t hop`` to ``t hop + field - 1``.
+
+    s3prl pads waveforms, so that its frames begin as those of 25 ms do and there are one or two more at the end: where
+    they lie does not follow from how many there are.
+    """
+    if hasattr(upstream, "hop_length"):
+        return upstream.hop_length, 400
+    field = upstream.samples_for(1)
+    return upstream.samples_for(2) - field, field
+
+
 def norm_of_layer(hidden: torch.Tensor) -> torch.Tensor:
     """Return (…, size) with zero mean and unit variance in every frame: a layer norm without weights, epsilon 1e-5."""
     return torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])

@@ -259,6 +259,37 @@ def test_probes_find_what_is_there(corpus):
     assert again == pytest.approx(seeing, abs=0.5)
 
 
+class Padded(Spectrum):
+    """As s3prl has it: the same frames and one or two more, and 50 ms for anything shorter."""
+
+    hop_length = 320
+
+    def samples_for(self, frames):
+        return max(800, 320 * (frames - 1) + 1)
+
+    def hidden_states(self, wav, lengths):
+        states, frames = super().hidden_states(torch.nn.functional.pad(wav, (0, 719)), lengths)
+        return states, (lengths - 1) // 320 + 1
+
+
+class Somewhere(Spectrum):
+    """As a speaker model has it: so many samples are enough for so many frames."""
+
+    def samples_for(self, frames):
+        return 900 * frames
+
+
+def test_phones_lie_where_frames_do(corpus):
+    """Of padded frames too; where it is not known, nothing is scored."""
+    train_list, test_list = (RankList(DataDir(corpus / name), name) for name in ("train", "test"))
+    data = ProbeData(train_list, test_list, ("phone",))
+    seeing, padded = probe_layers(Spectrum(), data, "cpu")[1], probe_layers(Padded(), data, "cpu")[1]
+    assert padded["phone"] == pytest.approx(seeing["phone"], abs=1) and seeing["phone"] > 90
+    with pytest.raises(UserError, match=r"utterance s.*: \d+ frames of \d+ samples; .*leave the phone probe out"):
+        probe_layers(Somewhere(), data, "cpu")
+    assert probe_layers(Somewhere(), ProbeData(train_list, test_list, ("speaker",)), "cpu")[1]["speaker"] > 90
+
+
 def test_log_mel_frames_lie_as_those_of_hubert(corpus):
     floor, data = LogMelFloor(), DataDir(corpus / "test")
     wavs = [torch.from_numpy(data.audio(utt)) for utt in data.utterances[:3]]

@@ -160,17 +160,35 @@ def test_several_streams(tmp_path):
 
     stats = {1: noted(2.0, (0.1, 0.2)), 2: noted(1.0, (0.3, 0.4)), 3: noted(1.5, (0.5, 0.6))}
     torch.save({"reporter": {"stats": stats}}, tmp_path / "checkpoint.pth")
-    (tmp_path / "config.yaml").write_text("accum_grad: 2\n")
-    found = read_training(tmp_path, Checkpoint("ave", "ave.pth"), folder)
+    config = "accum_grad: 2\npreprocessor: units\nstream_names: [layer1_q0, layer1_q1]\n"
+    (tmp_path / "config.yaml").write_text(config + "quantizers: ['']\n")
+    found = read_training(tmp_path, Checkpoint("ave", "ave.pth"), [folder])
     assert (found.epoch, found.steps, found.seconds) == (2, 50, 60)
     assert [(one.name, one.accuracy, one.loss) for one in found.streams] == [
         ("layer1_q0", 0.3, 1.5),
         ("layer1_q1", 0.4, 0.5),
     ]
     assert found.streams[1].commonest >= 0.8 and found.streams[0].entropy > 1 > found.streams[1].entropy
-    assert read_training(tmp_path, Checkpoint("one", "1epoch.pth", epoch=1), folder).streams[0].accuracy == 0.1
+    assert read_training(tmp_path, Checkpoint("one", "1epoch.pth", epoch=1), [folder]).streams[0].accuracy == 0.1
     with pytest.raises(UserError, match="knows nothing of epoch 9"):
-        read_training(tmp_path, Checkpoint("nine", "9epoch.pth", epoch=9), folder)
+        read_training(tmp_path, Checkpoint("nine", "9epoch.pth", epoch=9), [folder])
+    # Two folders, as two streams each of its own: by their names in the training; one of them is not what it predicted.
+    halves = [UnitFolder(tmp_path, (Stream("same", 8),), 320, 400, name) for name in "ab"]
+    with open(tmp_path / "units.ark", "r+b") as file:
+        file.seek(place)
+        write_units(file, units[:, 1:])
+    (tmp_path / "config.yaml").write_text(config + "quantizers: [a, b]\ndev_units: [x/a, x/b]\n")
+    found = read_training(tmp_path, Checkpoint("two", "2epoch.pth", epoch=2), halves)
+    assert [(one.name, one.accuracy, one.loss) for one in found.streams] == [
+        ("layer1_q0", 0.3, 1.5),
+        ("layer1_q1", 0.4, 0.5),
+    ]
+    for wrong in (halves[:1], halves[::-1], [folder]):
+        with pytest.raises(UserError, match="not the units that .* predicted; .* which were x/a x/b"):
+            read_training(tmp_path, Checkpoint("two", "2epoch.pth", epoch=2), wrong)
+    (tmp_path / "config.yaml").write_text("preprocessor: spk\n")
+    with pytest.raises(UserError, match="no training of task ssl"):
+        read_training(tmp_path, Checkpoint("two", "2epoch.pth", epoch=2), halves)
 
 
 @pytest.mark.parametrize(

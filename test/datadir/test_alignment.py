@@ -25,6 +25,13 @@ def test_what_is_not_a_table_is_named(tmp_path, text):
         parse_intervals(text, "here")
 
 
+@pytest.mark.parametrize("text", ["a:1:0.5", "a:0:1 b:2:3 c:1:2", "a:nan:1", "a:0:inf", "a:0:nan"])
+def test_times_go_on(text):
+    with pytest.raises(UserError, match="here: .* ends before it starts, or starts before what stands before it"):
+        parse_intervals(text, "here")
+    assert len(parse_intervals("a:-0.01:0.5 b:0.5:0.5 c:0.5:1", "here")) == 3
+
+
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
 

@@ -134,3 +134,13 @@ def test_data_directory_says_what_is_missing(tmp_path):
     (tmp_path / "segments").write_text("u a 1\n")
     with pytest.raises(UserError, match="segments: utterance 'u' needs"):
         _ = data.segments
+
+
+def test_samples_are_counted_at_the_rate_that_is_asked_for(tmp_path):
+    """utt2num_samples counts at the rate of the files."""
+    write_audio(tmp_path / "a.wav", np.zeros(8001, dtype=np.float32) + 0.1, 8000)
+    tables = {"wav.scp": {"a": str(tmp_path / "a.wav")}, "utt2num_samples": {"a": 8001}}
+    data = DataDir.write(tmp_path / "data", tables)
+    assert data.num_samples("a", 8000) == 8001 and data.num_samples("a") == len(data.audio("a")) == 16002
+    gone = DataDir.write(tmp_path / "gone", {**tables, "wav.scp": {"a": "gone.wav"}})
+    assert gone.num_samples("a") == 8001

@@ -6,7 +6,7 @@ import pytest
 from espnet_ext.audio.espeak import Espeak
 from espnet_ext.bin.align_phones import main as align_phones
 from espnet_ext.bin.phonemize import main as phonemize
-from espnet_ext.datadir import DataDir, read_scp
+from espnet_ext.datadir import DataDir, read_scp, write_scp
 from espnet_ext.datadir.alignment import Interval, format_intervals, read_intervals
 from espnet_ext.datadir.pronunciation import format_pronunciation
 from espnet_ext.inference.align import Aligned, compare, describe
@@ -181,6 +181,14 @@ def test_the_commands(spoken, tmp_path, capsys):
     assert not (test.path / "utt2found").exists()
     assert align_phones([*arguments, "--skip_broken", "true"]) == 0
     assert list(read_scp(test.path / "utt2found")) == test.utterances[1:]
+    # One directory of which nothing can be aligned: none is written.
+    (train.path / "utt2found").unlink()
+    (test.path / "utt2found").unlink()
+    write_scp(test.path / "utt2pronunciation", dict.fromkeys(test.utterances, " | ".join(999 * ["a"])))
+    arguments = ["--train", paths[0], "--data", *paths, "--table", "utt2found", "--iterations", "1"]
+    assert align_phones([*arguments, "--skip_broken", "true"]) == 2
+    assert "b: no utterance is long enough for its phones" in capsys.readouterr().err
+    assert not (train.path / "utt2found").exists()
     (test.path / "text").write_text("s0-00 ?!\n")
     assert phonemize(["--data", paths[1]]) == 2
     assert "b/text: s0-00: espeak: the text '?!' has no word" in capsys.readouterr().err

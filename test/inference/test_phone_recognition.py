@@ -139,5 +139,7 @@ def test_the_command(sets, tmp_path, capsys):
     assert "2 layer(s) of 16" in (tmp_path / "out/RESULTS.md").read_text()
     assert main([*arguments, "--test", train]) == 2
     assert "--train and --test share 24 utterances" in capsys.readouterr().err
+    assert main([*arguments, "--test", dev]) == 2  # which chooses the rate
+    assert "--dev and --test share 6 utterances" in capsys.readouterr().err
     assert main([*arguments, "--test", test, "--models", "tiny"]) == 2
     assert "NAME=SPEC" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -18,8 +19,8 @@ from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import ArrayClip
 from espnet_ext.inference.units import FrameReader, UnitLabeler, identity_of
 from espnet_ext.ssl.encoder import HubertEncoder
-from espnet_ext.ssl.features import Cepstra, LogMel, deltas, make_features
-from espnet_ext.ssl.hugging_face import write_folder
+from espnet_ext.ssl.features import Cepstra, LogMel, Stacked, deltas, make_features
+from espnet_ext.ssl.hugging_face import read_folder, write_folder
 from espnet_ext.ssl.quality import folder_quality, phones_at
 from espnet_ext.ssl.quantizer import Quantizer
 from espnet_ext.ssl.units import UnitFolder, read_units
@@ -150,6 +151,109 @@ def test_from_cepstra_to_quality(place, tmp_path, capsys):
     assert {"metric": "pnmi", "value": quality["pnmi"]}.items() <= next(
         r for r in results if r["metric"] == "pnmi"
     ).items()
+
+
+def test_from_stacked_log_mel_to_random_projections(place, tmp_path):
+    """BEST-RQ by the commands: ids equal loops over the folder's arrays, shards change nothing, a stream a codebook."""
+    data = DataDir(place / "data")
+    fit = ["--data", data.path, "--features", "logmel:2", "--quantizer", "random_projection", "--num_units", 30]
+    fit += ["--levels", 2, "--projection_size", 5, "--out", tmp_path / "c"]
+    call(fit_units, *fit)
+    call(make_units, "--data", data.path, "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    folder, found = UnitFolder.read(tmp_path / "u"), units_of(tmp_path / "u")
+    assert [(stream.name, stream.num_units) for stream in folder.streams] == [("logmel2_q0", 30), ("logmel2_q1", 30)]
+    assert folder.rate_hz == 50 and list(found) == data.utterances
+    with np.load(tmp_path / "c" / "logmel2.npz") as content:
+        mean, scale, projections, codes = (
+            content[name].astype(float) for name in ("mean", "scale", "projections", "codes")
+        )
+    every = []
+    for utt in data.utterances:
+        frames = LogMel()([read_audio(data.wav_scp[utt])])[0][0]
+        assert len(found[utt]) == len(frames) // 2 == folder.labels(data.num_samples(utt))
+        for number, ids in enumerate(found[utt].tolist()):
+            pair = np.concatenate((frames[2 * number], frames[2 * number + 1])).astype(float)
+            every.append(pair)
+            for book in range(2):
+                y = (pair - mean) / scale @ projections[book]
+                y /= np.sqrt((y**2).sum())
+                assert ids[book] == ((y - codes[book]) ** 2).sum(axis=1).argmin()
+    np.testing.assert_allclose(mean, np.mean(every, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(scale, np.std(every, axis=0), rtol=1e-3)
+    for shard in ("2/2", "1/2"):
+        options = ("--data", data.path, "--centroids", tmp_path / "c", "--out", tmp_path / "u2", "--shard", shard)
+        call(make_units, *options, "--max_batch_s", 2)
+    again = units_of(tmp_path / "u2")
+    assert all((again[utt] == found[utt]).all() for utt in found)
+    call(score_units, "--data", data.path, "--units", "one", tmp_path / "u", "--out", tmp_path / "s")
+    assert folder_quality(folder, data)["logmel2_q0"]["pnmi"] > 0.6
+
+    # The same command finds it done, k-means' options or not; what is drawn depends on the rest.
+    def identity_after(*more):
+        call(fit_units, *fit, *more)
+        return Quantizer.load(tmp_path / "c").identity
+
+    written, first = (tmp_path / "c" / "quantizer.json").stat().st_mtime_ns, Quantizer.load(tmp_path / "c").identity
+    assert identity_after("--iterations", 3, "--restarts", 2) == first
+    assert (tmp_path / "c" / "quantizer.json").stat().st_mtime_ns == written
+    others = [
+        ("--seed", 1),
+        ("--projection_size", 6),
+        ("--max_frames", 100),
+        ("--levels", 1),
+        ("--quantizer", "kmeans"),
+    ]
+    assert len({first, *(identity_after(*more) for more in others)}) == 6
+    assert identity_after() == first
+
+
+def test_random_projections_of_layers(place, tmp_path):
+    """Every layer has codes of its own, the same ones whichever other layers there are; tensors give arrays' ids."""
+    fit = ("--data", place / "data", "--features", place / "hf", "--quantizer", "random_projection", "--num_units", 9)
+    call(fit_units, *fit, "--layers", 1, 2, "--out", tmp_path / "both")
+    call(fit_units, *fit, "--layers", 2, "--out", tmp_path / "one")
+    both, one = (Quantizer.load(tmp_path / name) for name in ("both", "one"))
+    assert both.kind == "random_projection" and (both.codebooks[0].centroids != both.codebooks[1].centroids).all()
+    assert (both.codebooks[1].centroids == one.codebooks[0].centroids).all()
+    frames = np.random.default_rng(0).standard_normal((50, 16)).astype(np.float32)
+    np.testing.assert_array_equal(both.assign([torch.from_numpy(frames)] * 2), both.assign([frames] * 2))
+
+
+def test_centroids_from_before_there_were_kinds(place, tmp_path):
+    """Their folders do not say that they are k-means, and are found finished."""
+    fit = ("--data", place / "data", "--features", "mfcc", "--num_units", 6, "--out", tmp_path / "c")
+    call(fit_units, *fit)
+    path = tmp_path / "c" / "quantizer.json"
+    content = json.loads(path.read_text())
+    assert content.pop("kind") == "kmeans"
+    path.write_text(json.dumps(content))
+    found = Quantizer.load(tmp_path / "c")
+    assert found.kind == "kmeans" and found.codebooks[0].centroids.shape == (1, 6, 39)
+    call(fit_units, *fit)
+    assert "kind" not in json.loads(path.read_text())  # not made again
+    path.write_text(json.dumps(content | {"kind": "other"}))
+    with pytest.raises(UserError, match="no centroids that fit_units made"):
+        Quantizer.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("spec, count, size", [("logmel:2", 2, 80), ("mfcc:3", 3, 39), ("logmel:4", 4, 80)])
+def test_stacked_frames(spec, count, size):
+    """Neighbours side by side; as many as the reader counts for any length, in windows the very same."""
+    features, single = make_features(spec), make_features(spec.partition(":")[0])
+    reader, rng = FrameReader(features), np.random.default_rng(0)
+    assert (features.hop, features.field) == (160 * count, 400 + 160 * (count - 1))
+    for samples in [*range(features.field, features.field + 700, 53), features.field + 159, features.field + 160]:
+        wav = 0.1 * rng.standard_normal(samples).astype(np.float32)
+        stacked, frames = features([wav])[0][0], single([wav])[0][0]
+        assert stacked.shape == (reader.num_frames(samples), count * size)
+        for number, row in enumerate(stacked):
+            np.testing.assert_array_equal(row, np.concatenate(list(frames[count * number : count * (number + 1)])))
+    assert make_features("logmel:1").hop == 160 and isinstance(features, Stacked)
+    clips = [ArrayClip(0.1 * rng.standard_normal(40000).astype(np.float32), 16000, 16000)]
+    if spec != "mfcc:3":  # deltas look over the edge of a window
+        ((_, whole, _),) = reader.frames(clips)
+        ((_, cut, _),) = FrameReader(features, 1.0, max_window_s=0.7).frames(clips)
+        np.testing.assert_allclose(cut[0], whole[0], atol=1e-5)
 
 
 def test_layers_of_an_encoder(place, tmp_path):
@@ -321,6 +425,18 @@ def test_what_is_wrong_is_named(place, tmp_path, capsys):
     assert "features mfcc have none" in error_of(fit_units, *fit, "--features", "mfcc", "--layers", 1, "--num_units", 4)
     assert "--num_units" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 4, 5)
     assert "clusters from" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 60000)
+    random = ("--features", "logmel:2", "--quantizer", "random_projection", "--num_units")
+    assert "--projection_size must be 2 or more" in error_of(fit_units, *fit, *random, 9, "--projection_size", 1)
+    assert "--levels must be above 0" in error_of(fit_units, *fit, *random, 9, "--levels", 0)
+    assert "--num_units: 65537 is not from 2 to 65536" in error_of(fit_units, *fit, *random, 65537)
+    for count in ("0", "x", "-1", "1.5", ""):
+        said = error_of(fit_units, *fit, "--features", f"logmel:{count}", "--num_units", 4)
+        assert f"--features logmel:{count}: {count or 'nothing'} is no number of frames to stack" in said
+    said = error_of(fit_units, *fit, "--features", "logmel:2", "--layers", 1, "--num_units", 4)
+    assert "features logmel:2 have none" in said
+    with pytest.raises(SystemExit, match="2"):
+        fit_units.main([str(option) for option in (*fit, "--features", "mfcc", "--num_units", 4, "--quantizer", "pca")])
+    assert "argument --quantizer: invalid choice: 'pca'" in capsys.readouterr().err
     assert "no centroids" in error_of(
         make_units, "--data", place / "data", "--centroids", tmp_path / "none", "--out", tmp_path / "u"
     )
@@ -355,3 +471,95 @@ def test_phones_at_times():
     intervals = [Interval("a", 0.0, 0.1), Interval("b", 0.1, 0.3), Interval("c", 0.4, 0.5)]
     times = np.array([0.0, 0.05, 0.1, 0.29, 0.3, 0.45, 0.5, 2.0])
     assert phones_at(intervals, times).tolist() == [0, 0, 1, 1, -1, 2, -1, -1]
+
+
+def error_of(capsys, command, *options):
+    assert command.main([str(option) for option in options]) == 2
+    return next(line for line in capsys.readouterr().err.splitlines() if ": error: " in line)
+
+
+def test_features_by_s3prl_lie_on_the_same_frames(place, tmp_path):
+    """s3prl pads: as many frames as the encoder has, the same layers, and units that a training takes."""
+    pytest.importorskip("s3prl")
+    from espnet_ext.ssl.model import HubertPretraining
+    from espnet_ext.ssl.s3prl_format import write_s3prl
+
+    encoder = read_folder(place / "hf")
+    write_s3prl(HubertPretraining(encoder, [5]), TINY, 50, tmp_path / "hubert.pt")
+    spec = f"s3prl:hubert_local:{tmp_path / 'hubert.pt'}"
+    ours, theirs = make_features(str(place / "hf"), [0, 1, 2]), make_features(spec, [0, 1, 2])
+    assert (theirs.hop, theirs.field) == (ours.hop, ours.field) == (320, 400)
+    rng = np.random.default_rng(0)
+    wavs = [0.1 * rng.standard_normal(n).astype(np.float32) for n in (16000, 16079, 16319, 9999, 900)]
+    for one, other in zip(ours(wavs), theirs(wavs), strict=True):
+        for layer, same in zip(one, other, strict=True):
+            torch.testing.assert_close(same, layer, atol=2e-4, rtol=0)
+    fit = ("--features", spec, "--layers", 1, "--num_units", 4)
+    call(fit_units, "--data", place / "data", *fit, "--out", tmp_path / "c")
+    call(make_units, "--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    data, folder = DataDir(place / "data"), UnitFolder.read(tmp_path / "u")
+    assert all(len(ids) == folder.labels(data.num_samples(utt)) for utt, ids in units_of(tmp_path / "u").items())
+
+
+def test_a_file_stands_for_its_content(tmp_path):
+    """Weights that are written again, or another configuration beside them, are another encoder."""
+    weights = tmp_path / "5epoch.pth"
+    weights.write_bytes(b"one")
+    specs = [str(weights), f"s3prl:hubert_local:{weights}", f"s3prl:other_local:{weights}"]
+    first = [identity_of(spec) for spec in specs]
+    assert first[0] != first[1] != first[2]
+    weights.write_bytes(b"two")
+    second = [identity_of(spec) for spec in specs]
+    (tmp_path / "config.yaml").write_text("a: 1")
+    third = [identity_of(spec) for spec in specs]
+    for before, after, now in zip(first, second, third, strict=True):
+        assert before != after != now
+    weights.write_bytes(b"one")
+    (tmp_path / "config.yaml").unlink()
+    assert [identity_of(spec) for spec in specs] == first
+    assert identity_of("s3prl:hubert_base") == ["s3prl:hubert_base"]
+
+
+def test_another_encoder_than_the_centroids_were_fitted_to(place, tmp_path, capsys):
+    """Other sizes, another hop, another field: said before anything is written, whatever may be left out."""
+    fit = ("--data", place / "data", "--features", place / "hf", "--layers", 1, "--num_units", 4)
+    call(fit_units, *fit, "--out", tmp_path / "c")
+    made = ("--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u", "--skip_broken", "true")
+    others = {
+        "vectors of shape (N, 16) are needed": {"hidden_size": 20},
+        "400 samples every 320, do not go with features of layer1, 405 every 320": {"conv_kernel": [35, 6, 5, 2]},
+        "400 samples every 320, do not go with features of layer1, 240 every 160": {
+            "conv_kernel": [30, 6, 5], "conv_stride": [10, 4, 4], "conv_dim": [8, 8, 12],
+        },
+    }  # fmt: skip
+    for number, (said, change) in enumerate(others.items()):
+        conf = TINY | change
+        write_folder(HubertEncoder(**conf), conf, tmp_path / f"hf{number}")
+        message = error_of(capsys, make_units, *made, "--features", tmp_path / f"hf{number}")
+        assert said in message and "were fitted to" in message
+        assert not (tmp_path / "u" / "units.scp").exists()
+
+
+def test_an_encoder_that_diverged(place, tmp_path, capsys):
+    call(fit_units, "--data", place / "data", "--features", place / "hf", "--layers", 1, "--num_units", 4, "--out",
+         tmp_path / "c")  # fmt: skip
+    encoder = HubertEncoder(**TINY)
+    encoder.encoder.layers[0].final_layer_norm.weight.data[3] = float("nan")
+    write_folder(encoder, TINY, tmp_path / "hf")
+    fit = ("--data", place / "data", "--features", tmp_path / "hf", "--layers", 1, "--num_units", 4)
+    said = error_of(capsys, fit_units, *fit, "--out", tmp_path / "d")
+    assert ".wav: its features hold NaN or infinity" in said and not (tmp_path / "d" / "quantizer.json").exists()
+    made = ("--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    said = error_of(capsys, make_units, *made, "--features", tmp_path / "hf")
+    assert re.search(r"utterance u\d\d: .*u\d\d.wav: .*NaN .*has the encoder diverged", said), said
+    assert not (tmp_path / "u" / "units.scp").exists()
+
+
+def test_utterances_without_phones_are_said(place, tmp_path, caplog):
+    shutil.copytree(place / "data", tmp_path / "data")
+    lines = (tmp_path / "data/utt2phones").read_text().splitlines(keepends=True)
+    (tmp_path / "data/utt2phones").write_text("".join(lines[2:]))
+    call(fit_units, "--data", place / "data", "--features", "mfcc", "--num_units", 6, "--out", tmp_path / "c")
+    call(make_units, "--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    folder_quality(UnitFolder.read(tmp_path / "u"), DataDir(tmp_path / "data"))
+    assert "units.scp: 2 utterances (u00, …) have no phones in" in caplog.text

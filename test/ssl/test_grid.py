@@ -134,6 +134,12 @@ def test_the_driver_runs_everything_once_and_says_what_failed(here, capsys):
     assert Path("calls").read_text().splitlines()[12:] == ["grid_layer_bad_s0 2", "grid_layer_bad_s2 2"]
     assert main(["--config", "g.yaml", "--only", "reference"]) == 0
     assert Path("calls").read_text().splitlines()[14:] == ["grid_reference_s0 1", "grid_reference_s0 2"]
+    # Another training configuration is for the recipe to look at, whose rows it may not go with.
+    assert main(["--config", "g.yaml", "--only", "reference"]) == 0
+    Path("conf").mkdir()
+    Path("conf/train_hubert.yaml").write_text("max_epoch: 9")
+    assert main(["--config", "g.yaml", "--only", "reference"]) == 0
+    assert Path("calls").read_text().splitlines()[16:] == ["grid_reference_s0 1", "grid_reference_s0 2"]
 
 
 def test_what_a_row_starts_from(here, capsys):
@@ -183,6 +189,8 @@ def test_mistakes_of_the_driver(here, capsys):
     assert "nothing is varied under 'size'; there are start, then, layer" in capsys.readouterr().err
     assert main(["--config", "g.yaml", "--only", "reference", "--test_set", "other"]) == 2
     assert "--test_set other: exp/ssl_grid_reference_s0 was scored on t" in capsys.readouterr().err
+    assert main(["--config", "g.yaml", "--only", "reference", "--run", "./rum.sh"]) == 2
+    assert "--run ./rum.sh: no such program here; go to the recipe's folder" in capsys.readouterr().err
     Path("run.sh").write_text("#!/usr/bin/env bash\nexit 0\n")
     assert main(["--config", "g.yaml", "--only", "reference", "--expdir", "new"]) == 2
     assert "nothing was scored; give the recipe --test_sets" in capsys.readouterr().err

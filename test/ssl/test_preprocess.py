@@ -81,6 +81,9 @@ def test_labels_that_do_not_fit(tmp_path):
         preprocess("utt", item(np.zeros((124, 2), int)))
     with pytest.raises(UserError, match="utterance utt: 399 samples are shorter than one frame"):
         preprocess("utt", item(np.zeros(1, int), speech[:399]))
+    soundfile.write(tmp_path / "slow.wav", np.zeros(20_000), 8000)
+    with pytest.raises(UserError, match="utterance utt: .*slow.wav has 8000 Hz, not 16000; run the format stage"):
+        preprocess("utt", {"speech": str(tmp_path / "slow.wav"), "units0": np.zeros((124, 1), int)})
     for wrong in ({"max_s": 0.01}, {"mask_prob": 0.0}, {"mask_length": 0}):
         with pytest.raises(UserError, match="preprocessor_conf"):
             UnitPreprocessor([folder(tmp_path, 320)], GEOMETRY, **wrong)

@@ -45,5 +45,7 @@ def test_processes_share_every_batch():
 def test_what_cannot_be():
     with pytest.raises(UserError, match="raise batch_bins, or lower max_s"):
         LengthSampler(lengths(), 50_000)
+    with pytest.raises(UserError, match="2 utterances cannot be shared by 3 processes"):
+        LengthSampler(lengths(2), 300_000, share=(0, 3))
     with pytest.raises(UserError, match="no utterances"):
         LengthSampler({}, 50_000)
