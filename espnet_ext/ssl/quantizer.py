@@ -1,4 +1,4 @@
-"""From frames to units: k-means per layer, or residual k-means with several levels; saved as a folder."""
+"""From frames to units: k-means per layer, of one level or several, or random projections; saved as a folder."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_ext.cluster.random_projection import RandomProjection
 from espnet_ext.cluster.residual import Codebook
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
@@ -14,11 +15,13 @@ from espnet_ext.ssl.geometry import RATE_HZ
 
 MAX_UNITS = 2**16  # ids are stored as uint16
 DESCRIPTION = "quantizer.json"
+# How units are made from frames: what holds it for one layer.
+KINDS = {"kmeans": Codebook, "random_projection": RandomProjection}
 
 
 @dataclass(frozen=True)
 class Stream:
-    """One sequence of units: its name, the layer and residual level it comes from, the number of units."""
+    """One sequence of units: its name, the layer and residual level (or codebook) it is of, the number of units."""
 
     name: str
     num_units: int
@@ -28,7 +31,7 @@ class Stream:
 
 @dataclass
 class Quantizer:
-    """Centroids of every layer: ``codebooks[i]``, of one level or several (residual k-means), is for ``layers[i]``.
+    """Centroids of every layer: ``codebooks[i]``, of one level or several, is for ``layers[i]``; all of one kind.
 
     ``features`` is what ``make_features`` takes, ``hop`` and ``field`` its samples per frame; ``facts`` what is worth
     knowing about the fit.
@@ -39,8 +42,13 @@ class Quantizer:
     field: int
     names: tuple[str, ...]
     layers: tuple[int | None, ...]
-    codebooks: list[Codebook]
+    codebooks: list[Codebook] | list[RandomProjection]
     facts: dict = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Which of ``KINDS`` the codebooks are."""
+        return next(kind for kind, books in KINDS.items() if isinstance(self.codebooks[0], books))
 
     @property
     def rate_hz(self) -> float:
@@ -61,7 +69,8 @@ class Quantizer:
         """Sixteen hexadecimal digits that stand for the centroids and where they belong."""
         digest = hashlib.sha256(json.dumps([self.features, self.hop, self.layers]).encode())
         for book in self.codebooks:
-            digest.update(book.centroids.tobytes())
+            for array in book.arrays if isinstance(book, RandomProjection) else (book.centroids,):
+                digest.update(array.tobytes())
         return digest.hexdigest()[:16]
 
     def assign(self, frames: list) -> np.ndarray:
@@ -72,12 +81,13 @@ class Quantizer:
         return np.concatenate(columns, axis=1).astype(np.uint16)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``<name>.npz`` per layer (``Codebook``), and ``quantizer.json`` last."""
+        """Write ``<name>.npz`` per layer (see ``KINDS``), and ``quantizer.json`` last."""
         folder = Path(folder)
         (folder / DESCRIPTION).unlink(missing_ok=True)  # must not describe a mixture of old and new centroids
         for name, book in zip(self.names, self.codebooks, strict=True):
             book.save(folder / f"{name}.npz")
         content = {
+            "kind": self.kind,
             "features": self.features,
             "hop": self.hop,
             "field": self.field,
@@ -96,12 +106,12 @@ class Quantizer:
         try:
             content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
             names = tuple(content["names"])
+            books = KINDS[content.get("kind", "kmeans")]  # the one kind of folders that do not say
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no centroids that fit_units made ({error})") from None
-        books = [Codebook.load(folder / f"{name}.npz") for name in names]
-        known = ("features", "hop", "field", "names", "layers", "streams")
+        known = ("kind", "features", "hop", "field", "names", "layers", "streams")
         facts = {key: value for key, value in content.items() if key not in known}
         return cls(
             content["features"], content["hop"], content["field"], names, tuple(content["layers"]),
-            books, facts,
+            [books.load(folder / f"{name}.npz") for name in names], facts,
         )  # fmt: skip

@@ -186,7 +186,7 @@ def test_from_stacked_log_mel_to_random_projections(place, tmp_path):
     again = units_of(tmp_path / "u2")
     assert all((again[utt] == found[utt]).all() for utt in found)
     call(score_units, "--data", data.path, "--units", "one", tmp_path / "u", "--out", tmp_path / "s")
-    assert folder_quality(folder, data)["logmel2_q0"]["pnmi"] > 0.6
+    assert folder_quality(folder, data)["logmel2_q0"]["pnmi"] > 0.15  # ids drawn blindly: 0.04
 
     # The same command finds it done, k-means' options or not; what is drawn depends on the rest.
     def identity_after(*more):

@@ -90,6 +90,10 @@ def units_of(recipe, name):
             '--stage labels --levels "1 2"',
             "it2 was made with other settings: levels was 1, is 2; name another",
         ),
+        (
+            '--stage train --quantizer "random_projection kmeans"',
+            "it1 was made with other settings: quantizer was empty, is random_projection; name another",
+        ),
         ("--stage train --kmeans_opts --iterations=3", "it1 was made with other settings: kmeans_opts was empty, is "),
         ("--stage clusters --num_dev_speakers 3 --stage split", "it1 was made with other settings: train_set was "),
         (

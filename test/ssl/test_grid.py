@@ -26,7 +26,7 @@ then:
     log-mel: {from: [start, log-mel]}
 layer:
     iteration: 2
-    "1, 2": {layers: "1,2"}
+    "1, 2": {layers: "1,2", quantizer: random_projection}
     bad: {layers: 99}
 """
 # A stand-in for the recipe: it notes its options, fails where it is told to, and writes what stage score writes.
@@ -160,7 +160,11 @@ def test_what_a_row_starts_from(here, capsys):
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 2 and all("--expdir other" in line and "--stop_iter 1" in line for line in told)
     row = read_grid(Path("g.yaml"), groups=["layer"])[2]
-    assert "- 1,2" in row.command("./run.sh") and row.start == Path("exp/ssl_grid_reference_s0/it1/hf")
+    assert (
+        "- 1,2" in row.command("./run.sh")
+        and "- random_projection" in row.command("./run.sh")
+        and row.start == Path("exp/ssl_grid_reference_s0/it1/hf")
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ skip_broken=false          # true: drop and count broken utterances; false: name
 # Targets, one word per iteration (the last word holds for all that follow):
 start_iter=1               # first iteration to run; the ones before it have been run
 stop_iter=2                # last iteration
-features="mfcc previous"   # mfcc, logmel, previous (the iteration before), or an encoder: hf:FOLDER, torchaudio:NAME, …
+features="mfcc previous"   # mfcc, logmel, logmel:2 (two frames as one), previous (iteration), or an encoder: hf:FOLDER, …
 layers="- 6"               # layers of the encoder, by commas (3,6,9: three streams); - where there are none
+quantizer=kmeans           # kmeans, or random_projection (BEST-RQ)
 num_units="100 500"        # units per layer
-levels="1 1"               # levels of residual k-means per layer, a stream for each
+levels="1 1"               # levels of residual k-means per layer, or random codebooks; a stream for each
 max_frames=2000000         # frames that centroids are fitted to
 kmeans_opts=               # more options of fit_units
 # Model:
@@ -40,7 +41,7 @@ num_nodes=1                # nodes of a distributed training
 # end options
 . "${MAIN_ROOT}/utils/recipe.sh"
 
-for option in features layers num_units levels train_config; do
+for option in features layers quantizer num_units levels train_config; do
     [ -n "${!option// /}" ] || fail "--${option} is empty; give a word per iteration, or one for all"
 done
 word() { # NUMBER WORDS: the word of that number, the last one where there are fewer
@@ -66,13 +67,15 @@ targets() { # ITERATION: what its units are made from -> from, which
     if [ "${which}" = - ]; then which=; fi
 }
 keep_settings() { # ITERATION FILE MEND: once FILE is there, other targets are refused, not mixed in
-    local from which encoder=()
+    local from which encoder=() other=()
     targets "$1"
+    # Not among the settings where it is k-means: experiments from before there was a choice go on.
+    if [ "$(word "$1" "${quantizer}")" != kmeans ]; then other=(quantizer="$(word "$1" "${quantizer}")"); fi
     if [ -s "${from#hf:}/model.safetensors" ]; then encoder=(--content encoder="${from#hf:}/model.safetensors"); fi
     run python -m espnet_ext.bin.keep_settings --file "${exp}/it$1/settings.json" --bind "$2" --mend "$3" \
         features="${from}" layers="${which}" num_units="$(word "$1" "${num_units}")" \
         levels="$(word "$1" "${levels}")" max_frames="${max_frames}" kmeans_opts="${kmeans_opts}" seed="${seed}" \
-        --content train_set="dump/${fit_set}/wav.scp" --content dev_set="dump/${dev_set}/wav.scp" \
+        ${other[@]+"${other[@]}"} --content train_set="dump/${fit_set}/wav.scp" --content dev_set="dump/${dev_set}/wav.scp" \
         ${encoder[@]+"${encoder[@]}"}
 }
 
@@ -101,8 +104,9 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
         targets "${iter}"
         # shellcheck disable=SC2086  # the options hold several words
         run python -m espnet_ext.bin.fit_units --data "dump/${fit_set}" --features "${from}" --layers ${which//,/ } \
-            --num_units "$(word "${iter}" "${num_units}")" --levels "$(word "${iter}" "${levels}")" \
-            --max_frames "${max_frames}" --seed "${seed}" --device "${device}" --out "${it}/centroids" ${kmeans_opts}
+            --quantizer "$(word "${iter}" "${quantizer}")" --num_units "$(word "${iter}" "${num_units}")" \
+            --levels "$(word "${iter}" "${levels}")" --max_frames "${max_frames}" --seed "${seed}" \
+            --device "${device}" --out "${it}/centroids" ${kmeans_opts}
     fi
 
     if stage 5 labels "every iteration: units, in one pass over the audio -> exp/…/it*/units"; then
