@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.hugging_face import read_folder
@@ -30,6 +32,11 @@ def load_pretraining(exp: str | Path, model_file: str = "valid.loss_m.best.pth")
         raise UserError(
             f"{exp / model_file}: the weights do not fit config.yaml ({str(error).splitlines()[1].strip()})"
         ) from None
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise UserError(
+                f"{exp / model_file}: {name} holds NaN or infinity, the training diverged; give an earlier one"
+            )
     return model.eval(), config["encoder_conf"] or {}
 
 

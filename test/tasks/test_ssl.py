@@ -123,6 +123,13 @@ def test_a_tiny_model_learns(corpus, tmp_path, capsys):
     assert max(accuracy) > majority + 0.1, (accuracy, majority)
     s3prl = tmp_path / "hubert.pt"
     assert export(["--exp", str(tmp_path / "e"), "--out", str(tmp_path / "hf"), "--s3prl", str(s3prl)]) == 0
+    broken = torch.load(tmp_path / "e" / "valid.loss_m.best.pth")
+    broken["encoder.masked_spec_embed"][3] = float("nan")
+    torch.save(broken, tmp_path / "e" / "broken.pth")
+    assert export(["--exp", str(tmp_path / "e"), "--model_file", "broken.pth", "--out", str(tmp_path / "no")]) == 2
+    assert (
+        "broken.pth: encoder.masked_spec_embed holds NaN" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    )
     from espnet_ext.upstream.load import load_upstream
 
     upstream = load_upstream(f"hf:{tmp_path / 'hf'}").eval()
