@@ -26,9 +26,7 @@ def mfcc(
     (energy + 1e-10), orthonormal DCT-II. Frames lie wholly inside the signal: 1 + (samples - window) // hop, and a
     signal shorter than one window is repeated up to it. UserError for anything but a non-empty (samples,) array.
     """
-    wav = np.asarray(wav, dtype=np.float64)
-    if wav.ndim != 1 or not len(wav):
-        raise UserError(f"mfcc needs samples of one channel, got an array of shape {wav.shape}")
+    wav = _one_channel(np.asarray(wav, dtype=np.float64))
     window, hop = round(window_s * rate_hz), round(hop_s * rate_hz)
     if len(wav) < window:
         wav = np.resize(wav, window)
@@ -61,9 +59,7 @@ def kaldi_mfcc(
     every sample (16-bit units); here its expected power is added instead, so that digital silence is not minus infinity
     and the same file gives the same numbers. UserError for no samples, several channels, or frequencies out of order.
     """
-    wav = np.asarray(wav)
-    if wav.ndim != 1 or not len(wav):
-        raise UserError(f"mfcc needs samples of one channel, got an array of shape {wav.shape}")
+    wav = _one_channel(np.asarray(wav))
     if not 0 <= f_min_hz < f_max_hz <= rate_hz / 2 or not 0 < num_ceps <= num_mels:
         raise UserError(
             f"mfcc at {rate_hz} Hz cannot have mels from {f_min_hz:g} to {f_max_hz:g} Hz and {num_ceps} of {num_mels} "
@@ -94,6 +90,12 @@ def kaldi_mfcc(
         block[:, 0] = energy
         cepstra[start : start + BLOCK] = block
     return cepstra
+
+
+def _one_channel(wav: np.ndarray) -> np.ndarray:
+    if wav.ndim != 1 or not len(wav):
+        raise UserError(f"mfcc needs samples of one channel, got an array of shape {wav.shape}")
+    return wav
 
 
 @functools.cache

@@ -27,13 +27,12 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    from espnet_ext.inference.clips import FileClip
+    from espnet_ext.inference.clips import check_files
     from espnet_ext.inference.gallery import Gallery
     from espnet_ext.inference.spk import SpeakerEmbedder
 
     path = Path(args.gallery)
-    for audio in args.audio:
-        FileClip(audio, 16000)  # a mistyped path is said before a model is loaded
+    check_files(args.audio)
     embedder = SpeakerEmbedder.from_pretrained(args.model, args.device)
     gallery = Gallery.read(path, embedder) if path.exists() else Gallery.of(embedder)
     if args.replace:

@@ -33,12 +33,11 @@ def main(argv=None):
     import json
     from dataclasses import asdict
 
-    from espnet_ext.inference.clips import FileClip
+    from espnet_ext.inference.clips import check_files
     from espnet_ext.inference.gallery import Gallery
     from espnet_ext.inference.spk import SpeakerEmbedder
 
-    for audio in args.audio:
-        FileClip(audio, 16000)  # a mistyped path is said before a model is loaded
+    check_files(args.audio)
     embedder = SpeakerEmbedder.from_pretrained(args.model, args.device)
     embedder.decision = embedder.decision.with_threshold(args.threshold)
     gallery = Gallery.read(Path(args.gallery), embedder)

@@ -17,15 +17,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--exp", required=True, type=Path, help="folder of r0, r1, …; RESULTS.md, results.json and rounds.png go there")
-    add("--train", required=True, help="name of the unlabelled set, whose mean is taken off")
-    add(
-        "--test",
-        required=True,
-        action="append",
-        nargs="+",
-        metavar="NAME TRIALS",
-        help="a test set: its name and its trial files (trials or trials.<condition>); may be repeated",
-    )
+    add_sets(parser)
     add("--speakers", type=Path, help="utt2spk of the unlabelled set, if known, for the oracle columns")
     add(
         "--floor",
@@ -37,10 +29,31 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--num_bootstrap", type=int, default=200, help="speaker resamplings for intervals; 0: none (default: 200)")
     add("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    add("--rate_hz", type=int, default=16000, help="sampling rate that utt2num_samples counts (default: 16000)")
     add("--config", help="training config, for the report")
     add("--info", action="append", default=[], metavar="KEY=VALUE", help="one more fact for the report; repeatable")
     return parser
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """The options of what rounds are measured on; ``read_sets`` reads --test."""
+    add = parser.add_argument
+    add("--train", required=True, help="name of the unlabelled set, whose mean is taken off")
+    add(
+        "--test",
+        required=True,
+        action="append",
+        nargs="+",
+        metavar="NAME TRIALS",
+        help="a test set: its name and its trial files (trials or trials.<condition>); may be repeated",
+    )
+    add("--rate_hz", type=int, default=16000, help="sampling rate that utt2num_samples counts (default: 16000)")
+
+
+def read_sets(args: argparse.Namespace) -> dict[str, list[str]]:
+    """Trial files of every test set."""
+    if any(len(words) < 2 for words in args.test):
+        raise UserError("--test needs a name and at least one trial file")
+    return {name: trials for name, *trials in args.test}
 
 
 @cli
@@ -48,20 +61,13 @@ def main(argv=None):
     """Run the command."""
     start = time.perf_counter()
     args = get_parser().parse_args(argv)
-    for option, lists in (("--test", args.test), ("--floor", args.floor)):
-        if any(len(words) < 2 for words in lists):
-            raise UserError(f"{option} needs a name and at least one file")
+    sets = read_sets(args)
+    if any(len(words) < 2 for words in args.floor):
+        raise UserError("--floor needs a name and at least one file")
     from espnet_ext.metrics.report import run_info
     from espnet_ext.spk import ipl_report
 
-    tests = ipl_report.Yardstick(
-        {name: trials for name, *trials in args.test},
-        args.train,
-        args.speakers,
-        args.rate_hz,
-        args.num_bootstrap,
-        args.seed,
-    )
+    tests = ipl_report.Yardstick(sets, args.train, args.speakers, args.rate_hz, args.num_bootstrap, args.seed)
     rows = [ipl_report.report_round(name, folder, tests) for name, folder in ipl_report.find_rounds(args.exp, tests)]
     floors = [ipl_report.report_floor(name, files, args.exp, tests) for name, *files in args.floor]
     info = run_info(args.seed, args.config, **dict(item.partition("=")[::2] for item in args.info))

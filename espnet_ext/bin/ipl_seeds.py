@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from espnet_ext.bin.ipl_report import add_sets, read_sets
 from espnet_ext.errors import UserError, cli
 
 
@@ -19,22 +20,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
-    add("--train", required=True, help="name of the unlabelled set, whose mean is taken off")
-    add(
-        "--test",
-        required=True,
-        action="append",
-        nargs="+",
-        metavar="NAME TRIALS",
-        help="a test set: its name and its trial files (trials or trials.<condition>); may be repeated",
-    )
+    add_sets(parser)
     add("--run", default="./run.sh", help="the recipe (default: ./run.sh)")
     add("--options", default="", help="options for every run, for example '--nj 1 --max_rounds 2'")
     add("--tag", default="seed", help="experiments are EXPDIR/ipl_<tag><seed> (default: seed)")
     add("--expdir", type=Path, default=Path("exp"), help="where the recipe puts experiments (default: exp)")
     add("--out", type=Path, help="folder of the table (default: --expdir)")
     add("--num_bootstrap", type=int, default=1000, help="speaker resamplings for the interval (default: 1000)")
-    add("--rate_hz", type=int, default=16000, help="sampling rate that utt2num_samples counts (default: 16000)")
     return parser
 
 
@@ -42,8 +34,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(argv=None):
     """Run the command."""
     args = get_parser().parse_args(argv)
-    if any(len(words) < 2 for words in args.test):
-        raise UserError("--test needs a name and at least one trial file")
+    sets = read_sets(args)
     from espnet_ext.metrics.report import run_info, write_results_json, write_results_md
     from espnet_ext.spk.ipl_report import Yardstick
     from espnet_ext.spk.ipl_seeds import compare, seeds_results, seeds_table
@@ -57,9 +48,7 @@ def main(argv=None):
         if subprocess.run(command).returncode:
             raise UserError(f"seed {seed} failed; what it said is above, and the same command goes on from there")
         experiments.append(args.expdir / f"ipl_{tag}")
-    tests = Yardstick(
-        {name: trials for name, *trials in args.test}, args.train, None, args.rate_hz, args.num_bootstrap, 0
-    )
+    tests = Yardstick(sets, args.train, None, args.rate_hz, args.num_bootstrap)
     found = compare(experiments, tests)
     table, out = seeds_table(found, args.seeds), args.out or args.expdir
     info = run_info(None, None, seeds=" ".join(map(str, args.seeds)), options=args.options or None)

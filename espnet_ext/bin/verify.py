@@ -29,11 +29,10 @@ def main(argv=None):
     args = get_parser().parse_args(argv)
     from dataclasses import asdict
 
-    from espnet_ext.inference.clips import FileClip
+    from espnet_ext.inference.clips import check_files
     from espnet_ext.inference.spk import SpeakerEmbedder
 
-    for path in args.audio:
-        FileClip(path, 16000)  # a mistyped path is said before a model is loaded
+    check_files(args.audio)
     embedder = SpeakerEmbedder.from_pretrained(args.model, args.device)
     embedder.decision = embedder.decision.with_threshold(args.threshold)
     result = embedder.verify(*args.audio)

@@ -1,6 +1,7 @@
 """What a model is called on: an array or a file of any rate and channel count, read whole or piece by piece."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class FileClip:
 
 
 Clip = ArrayClip | FileClip
+
+
+def check_files(paths: Iterable[str | os.PathLike]) -> None:
+    """Raise ``AudioError`` for the first file that is no audio by its header: a mistyped path, before a model loads."""
+    for path in paths:
+        FileClip(path, 16000)
 
 
 def as_clip(audio: Any, in_hz: int | None, rate_hz: int) -> Clip:
