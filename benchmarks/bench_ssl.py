@@ -41,6 +41,7 @@ def pair():
 
     from espnet_ext.ssl.encoder import HubertEncoder
     from espnet_ext.ssl.model import HubertPretraining
+    from espnet_ext.ssl.torchaudio_names import torchaudio_state
 
     torch.manual_seed(0)
     encoder = TorchAudioHuBERTPretrainEncoder(input_size=1, num_classes=UNITS)
@@ -48,22 +49,9 @@ def pair():
     peer = TorchAudioHubertPretrainModel(UNITS, tokens, None, None, None, None, encoder)
     ours = HubertPretraining(HubertEncoder(), [UNITS])
     theirs = encoder.hubert_pretrain_model
-    theirs.load_state_dict({our_name(name): value for name, value in ours.state_dict().items()})
+    theirs.load_state_dict(torchaudio_state(ours.state_dict()))
     theirs.mask_generator = GivenMask(theirs.mask_generator.mask_embedding)
     return ours, peer
-
-
-def our_name(name: str) -> str:
-    """Torchaudio's name of one of our weights."""
-    names = {
-        "heads.0.": "logit_generator.",
-        "encoder.masked_spec_embed": "mask_generator.mask_embedding",
-        "encoder.feature_extractor.": "wav2vec2.feature_extractor.",
-        "encoder.feature_projection.": "wav2vec2.encoder.feature_projection.",
-        "encoder.encoder.": "wav2vec2.encoder.transformer.",
-    }
-    start = next(start for start in names if name.startswith(start))
-    return names[start] + name[len(start) :]
 
 
 def GivenMask(embedding):
@@ -250,12 +238,14 @@ def peer_labels(folder: str, device: str) -> dict:
 
     from espnet_ext.datadir import DataDir
     from espnet_ext.ssl.quantizer import Quantizer
+    from espnet_ext.ssl.torchaudio_names import torchaudio_state
 
     out, data = Path(folder) / "dumped", DataDir(Path(folder) / "corpus" / "data")
     out.mkdir()
     start = time.perf_counter()
     encoder = torchaudio.models.hubert_base().to(device).eval()
-    state = {our_name(f"encoder.{name}"): value for name, value in load_file(f"{folder}/hf/model.safetensors").items()}
+    ours = load_file(f"{folder}/hf/model.safetensors")
+    state = torchaudio_state({f"encoder.{name}": value for name, value in ours.items()})
     wav2vec2 = "wav2vec2."
     state = {name.removeprefix(wav2vec2): value for name, value in state.items() if name.startswith(wav2vec2)}
     encoder.load_state_dict(state)

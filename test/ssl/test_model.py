@@ -9,6 +9,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.masking import mask_spans
 from espnet_ext.ssl.model import HubertPretraining, UnitHead
+from espnet_ext.ssl.torchaudio_names import torchaudio_state
 
 TINY = tiny_hubert.TINY | tiny_hubert.NO_CHANCE | {"num_hidden_layers": 2}
 K = 7
@@ -49,7 +50,7 @@ def test_equals_torchaudio():
         0.8, "static", 0.0, 10, False, 1, 0.0, "static", 0.0, 10, False, 1,
         False, False, K, 10, 0.1,
     ).train()  # fmt: skip
-    theirs.load_state_dict(renamed(model.state_dict()))
+    theirs.load_state_dict(torchaudio_state(model.state_dict()))
     data = batch(model)
     mask = data["mask"]
 
@@ -85,20 +86,9 @@ def test_equals_torchaudio():
         torch.testing.assert_close(ours.weight.grad, other.weight.grad, atol=1e-5, rtol=1e-3)
 
 
-def renamed(state):
-    """Our names to torchaudio's."""
-    names = {
-        "heads.0.": "logit_generator.",
-        "encoder.masked_spec_embed": "mask_generator.mask_embedding",
-        "encoder.feature_extractor.": "wav2vec2.feature_extractor.",
-        "encoder.feature_projection.": "wav2vec2.encoder.feature_projection.",
-        "encoder.encoder.": "wav2vec2.encoder.transformer.",
-    }
-    answer = {}
-    for key, value in state.items():
-        start = next(start for start in names if key.startswith(start))
-        answer[names[start] + key[len(start) :]] = value
-    return answer
+def test_torchaudio_has_no_second_head():
+    with pytest.raises(KeyError, match="heads.1"):
+        torchaudio_state(build(units=(K, K)).state_dict())
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
