@@ -106,11 +106,6 @@ def second_step(
     return Clustering(every, centroids, metric, first.inertia, first.history, first.centroids, labels)
 
 
-def kmeans_ahc(x: np.ndarray, k1: int, k2: int, **options) -> Clustering:
-    """K-means to ``k1`` centroids, merged to ``k2`` clusters: the cascade of the paper; options as in ``cluster``."""
-    return cluster(x, "kmeans_ahc", k2, k1, **options)
-
-
 def spectral(x: np.ndarray, k: int, neighbours: int = 10, seed: int = 0) -> np.ndarray:
     """Spectral clustering of the graph of nearest neighbours, by scikit-learn; ``(N,)`` labels from 0."""
     from sklearn.cluster import SpectralClustering

@@ -35,13 +35,6 @@ def count_head(
     return HeadParameters(layer_weights, train, train - only_loss)
 
 
-def count_model_head(model: torch.nn.Module) -> HeadParameters:
-    """Count the head of a speaker model; of a frontend only what is outside its pretrained ``upstream`` counts."""
-    frontend = [] if model.frontend is None else model.frontend.named_parameters()
-    mix = sum(parameter.numel() for name, parameter in frontend if not name.startswith("upstream."))
-    return count_head(model.encoder, model.pooling, model.projector, mix)
-
-
 def count_weights(state: Mapping[str, torch.Tensor]) -> HeadParameters:
     """Count the head in the weights of a trained speaker model: names as in its state dict, statistics left out."""
     statistics = ("running_mean", "running_var", "num_batches_tracked")

@@ -6,7 +6,7 @@ import torch
 
 from espnet_ext.cluster.agglomerate import agglomerate
 from espnet_ext.cluster.kmeans import kmeans
-from espnet_ext.cluster.methods import NOISE, cluster, hdbscan, kmeans_ahc, means, spectral
+from espnet_ext.cluster.methods import NOISE, cluster, hdbscan, means, spectral
 from espnet_ext.cluster.transform import Transform
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.clustering import nmi
@@ -37,7 +37,7 @@ def test_planted_clusters_are_found(planted, method, num_kmeans, metric):
 @pytest.mark.parametrize("linkage", ["ward", "average"])
 def test_cascade_merges_the_centroids_of_kmeans(planted, linkage):
     x, _ = planted
-    found = kmeans_ahc(x, 80, 12, seed=3, linkage=linkage, weighted=True)
+    found = cluster(x, "kmeans_ahc", 12, 80, seed=3, linkage=linkage, weighted=True)
     first = kmeans(x, 80, seed=3)
     sizes = np.bincount(first.labels, minlength=80)
     assert (found.labels == agglomerate(first.centroids, 12, linkage, sizes)[first.labels]).all()

@@ -1,4 +1,4 @@
-"""Residual k-means, codebooks on disk, k-means and samples of a stream."""
+"""Residual k-means, and codebooks on disk."""
 
 import json
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from espnet_ext.cluster.kmeans import assign, kmeans
-from espnet_ext.cluster.minibatch import kmeans_stream, rebatch, reservoir
 from espnet_ext.cluster.residual import Codebook, residual_kmeans
 from espnet_ext.errors import UserError
 
@@ -88,41 +87,3 @@ def test_broken_codebooks(tmp_path, book):
         book.assign(np.ones((5, 3)))
     with pytest.raises(UserError, match="0 levels"):
         residual_kmeans(np.ones((5, 3)), 2, levels=0)
-
-
-def test_stream_of_any_chunks_gives_the_same_centroids(x):
-    whole = kmeans_stream([x], 20, start_rows=400, batch_size=100)
-    for size in (1, 37, 700):
-        chunks = (x[first : first + size] for first in range(0, len(x), size))
-        assert (kmeans_stream(chunks, 20, start_rows=400, batch_size=100) == whole).all()
-    labels = assign(x, whole, "euclidean")
-    cost = ((x - whole[labels]) ** 2).sum()
-    assert cost < 1.3 * kmeans(x, 20, "euclidean").inertia
-    with pytest.raises(UserError, match="20 clusters from 5 vectors"):
-        kmeans_stream([x[:5]], 20)
-    with pytest.raises(UserError, match="20 clusters from 0"):
-        kmeans_stream([], 20)
-    with pytest.raises(UserError, match="size 3 after vectors of size 12"):
-        kmeans_stream([x[:400], x[:7, :3]], 20, start_rows=400)
-
-
-def test_rebatch_keeps_the_order():
-    parts = list(rebatch([np.arange(5), np.arange(5, 6), np.arange(6, 20)], 4, 7))
-    assert [len(part) for part in parts] == [4, 7, 7, 2]
-    assert torch.cat(parts).tolist() == list(range(20))
-
-
-def test_reservoir_is_uniform_and_knows_no_chunks():
-    rows = np.arange(1000)[:, None]
-    counts = np.zeros(1000)
-    for seed in range(200):
-        sample = reservoir(np.split(rows, 50), 100, seed)[:, 0]
-        assert len(sample) == 100 and (np.diff(sample) > 0).all()
-        counts[sample] += 1
-    assert abs(counts[:500].mean() - counts[500:].mean()) < 1 and counts.min() > 5 and counts.max() < 45
-    assert (reservoir([rows], 100, 3) == reservoir(np.split(rows, 125), 100, 3)).all()
-    assert 50 < len(reservoir([rows], 10_000, fraction=0.1)) < 150
-    with pytest.raises(UserError, match="no rows"):
-        reservoir([], 5)
-    with pytest.raises(UserError, match="ask for 1 or more"):
-        reservoir([rows], 0)
