@@ -27,6 +27,7 @@ kmeans_opts=               # more options of fit_units
 # Model:
 train_config=conf/train_hubert.yaml  # what to train, one word per iteration
 train_args=                # more training options, e.g. "--max_epoch 5"; they win over the YAML
+warm_start=false           # true: an encoder goes on from the iteration before, with new heads; false: from scratch (paper)
 ssl_tag=                   # name of the experiment (empty: the last config's)
 expdir=exp                 # where experiments go
 inference_model=valid.loss_m.best.pth  # checkpoint in an iteration's folder
@@ -122,11 +123,17 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
     if stage 6 train "every iteration: masked prediction -> exp/…/it*/model, exp/…/it*/hf"; then
         require "${it}/units/${dev_set}/units.scp" "stage 5 (labels)"
         keep_settings "${iter}" "${it}/centroids/quantizer.json" "${other_targets}"
-        config="$(word "${iter}" "${train_config}")"
+        config="$(word "${iter}" "${train_config}")" warm=()
+        if "${warm_start}" && [ "${iter}" -gt 1 ]; then
+            before="${exp}/it$((iter - 1))/model/${inference_model}"
+            require "${before}" "stage 6 (train) of iteration $((iter - 1)) (--warm_start true)"
+            warm=(--init_param "${before}:encoder:encoder")
+        fi
         # shellcheck disable=SC2086  # the option holds several words
         launch "${it}/model/train.log" python -m espnet_ext.bin.train ssl --config "${config}" \
             --output_dir "${it}/model" --train_dir "dump/${fit_set}" --train_units "${it}/units/${fit_set}" \
-            --dev_dir "dump/${dev_set}" --dev_units "${it}/units/${dev_set}" --seed "${seed}" ${train_args}
+            --dev_dir "dump/${dev_set}" --dev_units "${it}/units/${dev_set}" --seed "${seed}" \
+            ${warm[@]+"${warm[@]}"} ${train_args}
         run python -m espnet_ext.bin.export_ssl --exp "${it}/model" --model_file "${inference_model}" --out "${it}/hf"
     fi
 done

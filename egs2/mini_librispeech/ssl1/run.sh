@@ -16,5 +16,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --max_frames 100000 \
     --num_rank_utts 100 \
     --num_probe_utts 300 \
+    --warm_start true \
     --train_config conf/train_hubert.yaml \
     "$@"
