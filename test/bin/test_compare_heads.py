@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from stand_in import cells
 
 from espnet_ext.bin.best_training import main as best_training
 from espnet_ext.bin.compare_heads import main
@@ -57,7 +58,7 @@ def test_table_sentences_and_curve(tmp_path, capsys):
     words = systems(tmp_path)
     assert main(["--out", str(tmp_path / "out"), *words, "--baseline", "xvector"]) == 0
     told = capsys.readouterr().out
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told.splitlines() if line.startswith("|")]
+    rows = cells(told)
     # 3 layer weights, 4 x 8 + 4 of the projector; 1000 of the encoder, 500 that only the loss needs.
     assert rows[2] == ["light", "tiny", "100 %", "2", "10.00", "10.00", "5.00 to 20.00", "39", "39"]
     assert ["xvector", "tiny", "100 %", "2", "10.00", "12.50", "6.25 to 25.00", "1,539", "1,039"] in rows

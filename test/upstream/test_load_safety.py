@@ -14,7 +14,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.upstream.load import load_upstream
 
 compat.prepare_s3prl()
-S3PRL = pytest.importorskip("s3prl")
+pytest.importorskip("s3prl")
 
 
 @pytest.fixture(scope="module")
