@@ -53,7 +53,8 @@ def complete_data(task, args: argparse.Namespace) -> None:
             "or batch_bins"
         )
     print(
-        f"train: {len(sampler.utterances)} utterances, {sampler.lengths.sum() / RATE_HZ / 3600:.1f} h per epoch, "
+        f"train: {len(sampler.utterances)} utterances, {sampler.lengths.sum() / RATE_HZ / 3600:.1f} h and "
+        f"{100 * sampler.padding():.1f} % padding per epoch, "
         f"{iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps; "
         f"streams: {', '.join(f'{n} ({k})' for n, k in zip(args.stream_names, args.num_units, strict=True))}",
         flush=True,

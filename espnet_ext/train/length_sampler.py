@@ -73,6 +73,11 @@ class LengthSampler(AbsSampler):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batches={len(self)}, utterances={len(self.utterances)})"
 
+    def padding(self) -> float:
+        """Return which share of an epoch's batches is padding, 0 to 1, as the order by length gives it."""
+        longest = self.lengths[np.cumsum(self.sizes) - 1]
+        return float(1 - self.lengths.sum() / (longest * self.sizes).sum())
+
     def generate(self, seed: int) -> list[list[str]]:
         """Return the batches of one epoch: lists of utterance ids."""
         order = np.arange(len(self.utterances))
