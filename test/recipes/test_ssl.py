@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from corpora import voice, write
 from watched import contents, error_of, inside, kill_in, odd_name, recipe_fixtures, run, write_set
 
@@ -136,6 +137,20 @@ def test_an_earlier_iteration_that_goes_on(copied):
     # Under another name it goes on from there.
     options = ["--start_iter", "2", "--features", f"- hf:{EXP}/it1/hf", "--layers", "- 1", "--ssl_tag", "other"]
     run(copied, *options, "--stage", "clusters", "--stop_stage", "clusters")
+
+
+def test_a_warm_start(copied):
+    """The second encoder begins with the weights of the first, its heads anew; at a rate of 0 it keeps them."""
+    one = torch.load(copied / EXP / "it1/model/valid.loss_m.best.pth", weights_only=True)
+    cold = torch.load(copied / EXP / "it2/model/latest.pth", weights_only=True)
+    shutil.rmtree(copied / EXP / "it2/model")
+    options = ["--start_iter", "2", "--stage", "train", "--stop_stage", "train", "--warm_start", "true"]
+    run(copied, *options, "--train_args", f"{TRAINING} --scheduler none --optim_conf lr=0")
+    two = torch.load(copied / EXP / "it2/model/latest.pth", weights_only=True)
+    encoder = [name for name in one if name.startswith("encoder.")]
+    assert len(encoder) > 20 and all(torch.equal(one[name], two[name]) for name in encoder)
+    assert not all(torch.equal(one[name], cold[name]) for name in encoder)
+    assert two["heads.0.label_embeddings"].shape != one["heads.0.label_embeddings"].shape
 
 
 @pytest.mark.parametrize(
