@@ -14,8 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --layers "- 2" \
     --num_units "100 100" \
     --max_frames 100000 \
-    --num_rank_utts 100 \
-    --num_probe_utts 300 \
+    --num_rank_utts 60 \
+    --num_probe_utts 200 \
     --warm_start true \
     --train_config conf/train_hubert.yaml \
     "$@"
