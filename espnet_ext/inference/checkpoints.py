@@ -62,6 +62,9 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
             found += _of_run(path)
         elif path.is_file() and path.suffix == ".pth" and (path.parent / "config.yaml").is_file():
             found.append(_of_file(path))
+        elif ":" not in spec and not path.exists():
+            # Before anything is measured, not when its turn comes.
+            raise UserError(f"{spec}: no such encoder; give weights, the folder of a training, or hf:, s3prl:, …")
         else:
             found.append(Checkpoint(spec, spec, 0 if spec.startswith("init:") else None))
     names = [one.name for one in found]

@@ -165,6 +165,12 @@ def test_mistakes_of_rank(corpus, run, change, message, capsys):
     assert message in said(capsys) and not (corpus / "mistake" / "RESULTS.md").exists()
 
 
+def test_a_missing_checkpoint_is_noticed_before_the_first_is_measured(corpus, run, capsys, tmp_path):
+    given = ["--checkpoints", str(run), str(run / "99epoch.pth"), "--data", str(corpus / "dev")]
+    assert rank([*given, "--out", str(tmp_path / "out")]) == 2
+    assert "99epoch.pth: no such encoder" in said(capsys) and not (tmp_path / "out").exists()
+
+
 def test_mistakes_of_study(corpus, run, capsys):
     def command(**change):
         options = {"checkpoints": str(run), "data": str(corpus / "dev"), "train": str(corpus / "train")}
