@@ -37,11 +37,11 @@ if [ "$(python -c "${_environment_prefix}" 2> /dev/null)" != "$("${PYTHON}" -c "
 fi
 
 # glibc gives large blocks back to the system as soon as they are free, and the next training step has every page made
-# anew: a fifth of the time of a small model's step on a CPU. Blocks up to 32 MB (its limit) are kept instead.
+# anew, which a small model's step on a CPU feels. Blocks up to 32 MB (its limit) are kept instead.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_-33554432}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_-4294967296}"
 
 # Threads that wait for the next piece of work spin, and take the processor from those that read audio: a few thousand
-# turns instead of libgomp's 300,000 halve the time of a probe on two cores, and cost a training nothing.
+# turns instead of libgomp's 300,000 helped probes on two cores a lot and cost a training nothing; none at all did.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT-3000}"
 
 # Byte order for every sort, as in Kaldi, and names that are not ASCII stay readable.
