@@ -70,6 +70,10 @@ class Task(AbsTask):
         try:
             with cls._own_folder(args):
                 super().main_worker(args)
+            if torch.distributed.is_initialized():
+                # ESPnet leaves the group to the end of the interpreter, where gloo's threads may abort the process.
+                # Not after an error: the other processes may still wait for this one.
+                torch.distributed.destroy_process_group()
         except Exception as error:
             message = plain(error) if args.multiprocessing_distributed else None
             if message is None:

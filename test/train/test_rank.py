@@ -2,14 +2,13 @@
 
 import csv
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from toy_speakers import write_corpus
 from toy_ssl import ssl_options, write_ssl_corpus
+from two_processes import train_by_two
 
 from espnet_ext.bin.rank import main as rank
 from espnet_ext.bin.train import main
@@ -87,18 +86,9 @@ def test_a_training_does_not_notice(corpus, caplog):
 
 def test_two_processes_measure_once(corpus):
     """The first process measures while the other waits, and the training goes on."""
-    from espnet2.train.distributed_utils import free_port
-
-    output, port = corpus / "exp" / "two", free_port()
-    options = ssl_options(corpus, output, "--max_epoch", "1", "--use_tensorboard", "false")
-    options += ["--rank_conf", "{num_utterances: 4, every_steps: 2}", "--multiprocessing_distributed", "false"]
-    options += ["--dist_backend", "gloo", "--dist_world_size", "2", "--dist_init_method", f"tcp://127.0.0.1:{port}"]
-    command = [sys.executable, "-m", "espnet_ext.bin.train", *options]
-    processes = [
-        subprocess.Popen([*command, "--dist_rank", str(rank)], stderr=subprocess.PIPE, text=True) for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=200)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    output = corpus / "exp" / "two"
+    more = ["--max_epoch", "1", "--use_tensorboard", "false", "--rank_conf", "{num_utterances: 4, every_steps: 2}"]
+    errors = train_by_two(ssl_options(corpus, output, *more))
     steps = [int(row["step"]) for row in rows_of(output) if row["layer"] == "0"]
     assert steps[:2] == [0, 2] and len(set(steps)) == len(steps) and "RankMe-t" not in errors[1]
 
