@@ -1,6 +1,7 @@
 """What every task of ours shares, so that a new one says only what is its own."""
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -68,12 +69,8 @@ class Task(AbsTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """One process of a training; where ESPnet starts several, each says its error itself, in one line."""
         try:
-            with cls._own_folder(args):
+            with cls._own_folder(args), _ended_group(args):
                 super().main_worker(args)
-            if torch.distributed.is_initialized():
-                # ESPnet leaves the group to the end of the interpreter, where gloo's threads may abort the process.
-                # Not after an error: the other processes may still wait for this one.
-                torch.distributed.destroy_process_group()
         except Exception as error:
             message = plain(error) if args.multiprocessing_distributed else None
             if message is None:
@@ -138,6 +135,18 @@ class Task(AbsTask):
     @classmethod
     def optional_data_names(cls, train: bool = True, inference: bool = False) -> tuple[str, ...]:
         return cls.optional_names
+
+
+@contextmanager
+def _ended_group(args: argparse.Namespace) -> Iterator[None]:
+    """End the process group and its threads; ESPnet leaves them to the interpreter's end, which gloo may abort."""
+    if args.distributed:
+        # Defaults of its functions are the group of the moment it is imported, which DDP does: they would keep it.
+        importlib.import_module("torch.distributed.nn.functional")
+    yield
+    # Not after an error: the other processes may still wait for this one.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def share(distributed_option) -> tuple[int, int]:
