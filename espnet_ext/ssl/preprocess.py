@@ -124,19 +124,48 @@ class UnitPreprocessor:
         return common
 
 
-def pad_units(items: Sequence[tuple[str, dict[str, np.ndarray]]]):
-    """Stack items of ``UnitPreprocessor``: speech by zeros, units by -1, mask by False; ``speech_lengths`` if needed.
+class UnitCollator:
+    """Batches of the items of ``UnitPreprocessor``.
 
-    Returns ``(utterances, {"speech" (batch, samples), "units" (batch, frames, streams), "mask" (batch, frames)})``.
+    Args:
+        geometry: of the encoder.
+        drop_padding: cut every item to the frames of the shortest at a random place, as fairseq does (``pad_audio:
+            false``), instead of padding to the longest. Attention then needs no mask, which a GPU's fastest kernels do
+            not take.
     """
-    import torch
 
-    batch = {}
-    for name, fill in (("speech", 0.0), ("units", -1), ("mask", 0)):
-        arrays = [torch.from_numpy(np.ascontiguousarray(data[name])) for _, data in items]
-        batch[name] = torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True, padding_value=fill)
-    batch["mask"] = batch["mask"].bool()
-    lengths = [len(data["speech"]) for _, data in items]
-    if len(set(lengths)) > 1:
-        batch["speech_lengths"] = torch.tensor(lengths)
-    return [utt for utt, _ in items], batch
+    def __init__(self, geometry: Geometry, drop_padding: bool = False):
+        self.geometry, self.drop_padding = geometry, drop_padding
+
+    def __call__(self, items: Sequence[tuple[str, dict[str, np.ndarray]]]):
+        """Return ``(utterances, batch)``, what is short padded: speech by zeros, units by -1, mask by False.
+
+        ``speech`` (batch, samples), ``units`` (batch, frames, streams), ``mask`` (batch, frames), and, where utterances
+        are padded, ``speech_lengths`` (batch,).
+        """
+        import torch
+
+        names, data = [utt for utt, _ in items], [item for _, item in items]
+        if self.drop_padding and len({len(item["speech"]) for item in data}) > 1:
+            frames = min(len(item["units"]) for item in data)
+            data = [self._cut(item, frames) for item in data]
+        batch = {}
+        for name, fill in (("speech", 0.0), ("units", -1), ("mask", 0)):
+            arrays = [torch.from_numpy(np.ascontiguousarray(item[name])) for item in data]
+            batch[name] = torch.nn.utils.rnn.pad_sequence(arrays, batch_first=True, padding_value=fill)
+        batch["mask"] = batch["mask"].bool()
+        lengths = [len(item["speech"]) for item in data]
+        if len(set(lengths)) > 1:
+            batch["speech_lengths"] = torch.tensor(lengths)
+        return names, batch
+
+    def _cut(self, item: dict[str, np.ndarray], frames: int) -> dict[str, np.ndarray]:
+        first = np.random.randint(len(item["units"]) - frames + 1)
+        start = first * self.geometry.hop
+        mask = item["mask"][first : first + frames].copy()
+        mask[-1] &= not mask.all()  # never wholly hidden
+        return {
+            "speech": item["speech"][start : start + self.geometry.samples_for(frames)],
+            "units": item["units"][first : first + frames],
+            "mask": mask,
+        }

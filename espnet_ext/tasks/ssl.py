@@ -2,7 +2,7 @@
 
 import argparse
 
-from espnet2.utils.types import str_or_none
+from espnet2.utils.types import str2bool, str_or_none
 
 from espnet_ext.ssl.model import HubertPretraining
 from espnet_ext.tasks.base import Task, share
@@ -37,6 +37,12 @@ class SslTask(Task):
         group.add_argument("--train_units", nargs="+", default=[], help="Folders of units (make_units) of train_dir")
         group.add_argument("--dev_units", nargs="+", default=[], help="The same of dev_dir, by the same centroids")
         group.add_argument("--min_s", type=float, default=0.5, help="Shorter utterances are left out, seconds")
+        group.add_argument(
+            "--drop_padding",
+            type=str2bool,
+            default=False,
+            help="Cut the utterances of a training batch to its shortest at a random place, instead of padding them",
+        )
         group.add_argument("--num_units", type=int, nargs="+", default=[], help="Filled in from train_units")
         group.add_argument("--stream_names", nargs="+", default=[], help="Filled in from train_units")
         group.add_argument("--quantizers", nargs="+", default=[], help="Which centroids; filled in from train_units")
@@ -69,9 +75,9 @@ class SslTask(Task):
 
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool):
-        from espnet_ext.ssl.preprocess import pad_units
+        from espnet_ext.ssl.preprocess import UnitCollator
 
-        return pad_units
+        return UnitCollator(encoder_geometry(args), drop_padding=train and args.drop_padding)
 
     @classmethod
     def build_iter_factory(cls, args, distributed_option, mode: str, kwargs: dict | None = None):

@@ -78,6 +78,11 @@ class LengthSampler(AbsSampler):
         longest = self.lengths[np.cumsum(self.sizes) - 1]
         return float(1 - self.lengths.sum() / (longest * self.sizes).sum())
 
+    def surplus(self) -> float:
+        """Return which share of the audio lies beyond the shortest of its batch, 0 to 1, as ``padding`` does."""
+        shortest = self.lengths[np.cumsum([0, *self.sizes[:-1]])]
+        return float(1 - (shortest * self.sizes).sum() / self.lengths.sum())
+
     def generate(self, seed: int) -> list[list[str]]:
         """Return the batches of one epoch: lists of utterance ids."""
         order = np.arange(len(self.utterances))

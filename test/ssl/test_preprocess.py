@@ -7,7 +7,7 @@ import torch
 
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.geometry import Geometry
-from espnet_ext.ssl.preprocess import UnitPreprocessor, pad_units
+from espnet_ext.ssl.preprocess import UnitCollator, UnitPreprocessor
 from espnet_ext.ssl.quantizer import Stream
 from espnet_ext.ssl.units import UnitFolder, read_units, write_units
 
@@ -95,12 +95,39 @@ def test_batches_are_padded(tmp_path):
     preprocess = UnitPreprocessor([folder(tmp_path, 320)], GEOMETRY)
     items = [(utt, preprocess(utt, {"speech": np.ones(n, np.float32), "units0": np.ones((f, 1), int)}))
              for utt, n, f in (("a", 16_000, 49), ("b", 8000, 24))]  # fmt: skip
-    names, batch = pad_units(items)
+    collate = UnitCollator(GEOMETRY)
+    names, batch = collate(items)
     assert names == ["a", "b"] and batch["mask"].dtype == torch.bool and batch["units"].dtype == torch.int64
     assert batch["units"][1, 24:].eq(-1).all() and batch["units"][1, :24].eq(1).all()
     assert not batch["mask"][1, 24:].any() and batch["speech"][1, 8000:].eq(0).all()
     assert batch["speech_lengths"].tolist() == [len(item["speech"]) for _, item in items]
-    assert "speech_lengths" not in pad_units(items[:1] * 2)[1]
+    assert "speech_lengths" not in collate(items[:1] * 2)[1]
+
+
+def test_batches_without_padding(tmp_path):
+    """Every item is as long as the shortest, waveform, units and mask begin at the same place, anywhere."""
+    preprocess = UnitPreprocessor([folder(tmp_path, 320)], GEOMETRY)
+    items = []
+    for utt, samples in (("a", SAMPLES), ("b", 8000), ("c", SAMPLES)):
+        wav, frames = np.arange(samples, dtype=np.float32), GEOMETRY.frames(samples)
+        item = preprocess(utt, {"speech": wav, "units0": 320 * np.arange(frames)[:, None]})
+        # Which frames are masked is known from the frame: even ones in a, all of them in c.
+        items.append((utt, item | {"mask": np.arange(frames) % 2 == 0 if utt == "a" else np.ones(frames, dtype=bool)}))
+    collate, starts = UnitCollator(GEOMETRY, drop_padding=True), set()
+    for _ in range(20):
+        names, batch = collate(items)
+        frames = GEOMETRY.frames(8000)
+        assert names == ["a", "b", "c"] and "speech_lengths" not in batch and batch["units"].shape == (3, frames, 1)
+        assert GEOMETRY.frames(batch["speech"].shape[1]) == frames
+        first = batch["speech"][:, 0].long()
+        assert torch.equal(batch["units"][..., 0], first[:, None] + 320 * torch.arange(frames))
+        assert torch.equal(batch["speech"], first[:, None] + torch.arange(batch["speech"].shape[1]).float())
+        assert torch.equal(batch["mask"][0, :-1], (batch["units"][0, :-1, 0] // 320) % 2 == 0)
+        assert not batch["mask"][2].all() and batch["mask"][2, :-1].all()  # an utterance is never wholly hidden
+        starts.add(int(first[0]))
+    assert len(starts) > 5 and items[2][1]["mask"].all()  # the items stay as they are
+    same = collate(items[::2])[1]["speech"]
+    assert same.shape == (2, len(items[0][1]["speech"]))  # nothing is cut where nothing would be padded
 
 
 def test_units_in_an_ark(tmp_path):

@@ -249,13 +249,14 @@ def test_a_training_keeps_to_its_units(corpus, tmp_path, capsys):
 
 
 def test_a_resumed_training_is_an_undisturbed_one(corpus, tmp_path, capsys):
-    """Dropout, layer drop, masks, crops, batches, and an accumulation that does not divide the iterations."""
+    """Dropout, layer drop, masks, crops, cut batches, and an accumulation that does not divide the iterations."""
     more = ["--encoder_conf", "hidden_dropout=0.1", "--encoder_conf", "layerdrop=0.3", "--scheduler", "none"]
-    more += ["--num_iters_per_epoch", "5", "--accum_grad", "2"]
+    more += ["--num_iters_per_epoch", "5", "--accum_grad", "2", "--drop_padding", "true"]
     whole, parts = (options(corpus, tmp_path / name) + more for name in ("whole", "parts"))
     for given, epochs in ((whole, "3"), (parts, "1"), (parts, "2"), (parts, "3")):
         assert train([*given, "--max_epoch", epochs]) == 0, capsys.readouterr().err
     one, other = (torch.load(tmp_path / name / "3epoch.pth", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert re.search(r" h and \d+\.\d % dropped per epoch, 5 iterations", capsys.readouterr().out)
     said = error_of([*whole, "--accum_grad", "99", "--resume", "false"], capsys)
     assert "iterations per epoch never make a step of 99; lower accum_grad or batch_bins" in said

@@ -34,6 +34,8 @@ def test_validation_keeps_its_batches():
     assert batches == sampler.generate(1)
     padded = sum(max(table[utt] for utt in batch) * len(batch) for batch in batches)
     assert sampler.padding() == pytest.approx(1 - sum(table.values()) / padded) and 0 < sampler.padding() < 0.15
+    kept = sum(min(table[utt] for utt in batch) * len(batch) for batch in batches)
+    assert sampler.surplus() == pytest.approx(1 - kept / sum(table.values())) and 0 < sampler.surplus() < 0.15
 
 
 def test_processes_share_every_batch():
