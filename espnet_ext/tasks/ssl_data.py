@@ -52,9 +52,8 @@ def complete_data(task, args: argparse.Namespace) -> None:
             f"accum_grad: {iterations} iterations per epoch never make a step of {args.accum_grad}; lower accum_grad "
             "or batch_bins"
         )
-    lost = (
-        f"{100 * sampler.surplus():.1f} % dropped" if args.drop_padding else f"{100 * sampler.padding():.1f} % padding"
-    )
+    hours = f"{sampler.lengths.sum() / RATE_HZ / 3600:.1f} h"
+    share, kind = (sampler.surplus(), "dropped") if args.drop_padding else (sampler.padding(), "padding")
     print(
         f"train: {len(sampler.utterances)} utterances, {hours} and {100 * share:.1f} % {kind} per epoch, "
         f"{iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps; "
