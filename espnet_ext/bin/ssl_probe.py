@@ -3,7 +3,11 @@
 espnet_ext ssl_probe --exp exp/ssl_train_hubert/it2/model --dev_units exp/ssl_train_hubert/it2/units/train_dev \\
     --train dump/train_fit --dev dump/train_dev --test dump/test --out exp/ssl_train_hubert/it2/probe_test
 
-Probes without labels are left out. Trials of a directory without any are drawn from its speakers.
+espnet_ext ssl_probe --encoder units:exp/ssl_train_hubert/it2/centroids \\
+    --train dump/train_fit --dev dump/train_dev --test dump/test --out exp/units_probe
+
+Any encoder can be probed, and units too. Probes without labels are left out. Trials of a directory without any are
+drawn from its speakers.
 """
 
 import argparse
@@ -20,9 +24,12 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--exp", required=True, type=Path, help="folder of a training of task ssl")
-    add("--model_file", default="valid.loss_m.best.pth", help="weights in that folder")
-    add("--dev_units", required=True, nargs="+", help="units of the dev data that it predicted (make_units)")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--exp", type=Path, help="folder of a training of task ssl")
+    which.add_argument("--encoder", metavar="SPEC", help="any other: hf:ID_OR_FOLDER, s3prl:NAME, torchaudio:PIPELINE, "
+        "units:FOLDER (centroids of fit_units in place of frames), or a path")  # fmt: skip
+    add("--model_file", default="valid.loss_m.best.pth", help="weights in the folder --exp")
+    add("--dev_units", nargs="+", help="with --exp: units of the dev data that it predicted (make_units)")
     add_probe_sets(
         parser,
         train="that probes are trained on (utt2phones, utt2spk)",
@@ -46,6 +53,10 @@ def main(argv=None):
     check_sizes(args)
     if args.max_batch_s <= 0:
         raise UserError("--max_batch_s must be above 0")
+    if bool(args.exp) != bool(args.dev_units):
+        raise UserError(
+            "--exp and --dev_units go together: the units of the dev data that the training was validated on"
+        )
     device = check_device(args.device)
     from espnet_ext.datadir import DataDir
     from espnet_ext.files import only_writer
@@ -53,17 +64,27 @@ def main(argv=None):
     from espnet_ext.metrics.report import run_info
     from espnet_ext.ssl.units import UnitFolder
 
-    checkpoint = ssl_probe.open_checkpoint(args.exp, args.model_file)
-    training = ssl_probe.read_training(args.exp, checkpoint, [UnitFolder.read(path) for path in args.dev_units])
+    training = None
+    if args.exp:
+        checkpoint = ssl_probe.open_checkpoint(args.exp, args.model_file)
+        training = ssl_probe.read_training(args.exp, checkpoint, [UnitFolder.read(path) for path in args.dev_units])
+    else:
+        checkpoint = ssl_probe.open_encoder(args.encoder)
     directories = [DataDir(path, BOOL[args.allow_commands]) for path in (args.train, args.dev, args.test)]
     lists = ssl_probe.open_lists(*directories, args.num_train, args.num_test, BOOL[args.skip_broken])
     data = ssl_probe.choose_probes(*lists)
+    if training is None and not data.probes:
+        raise UserError(
+            f"no labels for any probe; add utt2phones or utt2spk to {args.train}, {args.dev} and {args.test}"
+        )
     with only_writer(args.out):
         rows, floor = ssl_probe.measure(
             checkpoint, data, device, args.out, args.cache or args.out, args.max_batch_s, args.seed or 0
         )
-        info = run_info(args.seed, model_file=args.model_file, wall_time_s=round(time.perf_counter() - start, 1))
-        print(ssl_probe.write_report(args.out, args.exp, training, rows, floor, data, info))
+        which = {"model_file": args.model_file} if args.exp else {"encoder": args.encoder}
+        info = run_info(args.seed, **which, wall_time_s=round(time.perf_counter() - start, 1))
+        name = str(args.exp or args.encoder)
+        print(ssl_probe.write_report(args.out, name, training, rows, floor, data, info))
 
 
 if __name__ == "__main__":

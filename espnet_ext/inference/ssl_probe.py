@@ -28,9 +28,10 @@ EXPLANATION = """\
 The encoder is frozen. Phone accuracy: frames, classified by a linear discriminant of one layer. Speaker accuracy: the
 same of the mean over time, on utterances of known speakers that were held out. EER: zero-shot, cosine of mean and
 deviation over time, minus the training utterances' mean. In bold the layer that does best where it is chosen: on other
-speakers (dev) for phones and trials; for speakers on held-out utterances besides those that are scored. Masked accuracy
-is that of the dev data; what is always the commonest unit is right as often as the column beside it says, and a loss
-below the entropy of the unit counts needs hearing."""
+speakers (dev) for phones and trials; for speakers on held-out utterances besides those that are scored."""
+MASKED_PREDICTION = """\
+Masked accuracy is that of the dev data; what is always the commonest unit is right as often as the column beside it
+says, and a loss below the entropy of the unit counts needs hearing."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFol
 
     dev_units: the folders that it was validated on, in its order. Errors: ``UserError`` for others.
     """
-    from espnet_ext.train.checkpoint import load
+    from espnet_ext.train.checkpoint import load, optimizer_steps
     from espnet_ext.zoo.yaml_file import load_yaml
 
     config = load_yaml(exp / "config.yaml")
@@ -104,7 +105,7 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFol
         streams.append(StreamFacts(name, *facts, dev.get(f"loss_m{end}")))
     seconds = sum(part["time"].total_seconds() for both in stats.values() for part in both.values() if "time" in part)
     every = max(1, int(config.get("accum_grad") or 1))
-    return Training(epoch, stats[epoch]["train"]["total_count"] // every, seconds, tuple(streams))
+    return Training(epoch, optimizer_steps(stats, every)[epoch], seconds, tuple(streams))
 
 
 def choose_probes(train: RankList, dev: RankList, test: RankList) -> ProbeData:
@@ -140,15 +141,21 @@ def chosen(rows: Sequence[dict], probe: str) -> dict:
 
 def write_report(
     out: Path,
-    exp: Path,
-    training: Training,
+    name: str,
+    training: Training | None,
     rows: Sequence[dict],
     floor: Mapping,
     data: ProbeData,
     info: Mapping,
 ) -> str:
-    """Write ``RESULTS.md`` and ``results.json``; return the screen's text. rows, floor: of ``measure``."""
-    sections = [(f"Masked prediction, epoch {training.epoch}", training_table(training))]
+    """Write ``RESULTS.md`` and ``results.json``; return the screen's text.
+
+    name: of the encoder. training: None where it was not trained here. rows, floor: of ``measure``.
+    """
+    sections = []
+    if training is not None:
+        table = f"{training_table(training)}\n\n{MASKED_PREDICTION}"
+        sections.append((f"Masked prediction, epoch {training.epoch}", table))
     if rows:
         sections.append((f"Linear probes on {data.test.data.path.name}, by layer", probe_table(rows, floor, data)))
         lists = "\n".join(
@@ -157,9 +164,10 @@ def write_report(
         )
         held_out = f"; speakers: {len(data.speaker_split[1])} utterances held out" if "speaker" in data.probes else ""
         sections.append(("What this is", f"{EXPLANATION}\n\n{lists}{held_out}"))
-    write_results_md(out / "RESULTS.md", f"What {exp} came to", sections, info)
+    write_results_md(out / "RESULTS.md", f"What {name} came to", sections, info)
     write_results_json(out / "results.json", _results(training, rows, floor, data), info)
-    return "\n\n".join(text for _, text in sections[:2])
+    tables = [training_table(training)] if training is not None else []
+    return "\n\n".join([*tables, *([probe_table(rows, floor, data)] if rows else [])])
 
 
 def training_table(training: Training) -> str:
@@ -201,7 +209,19 @@ def _shown(probe: str, score: float) -> str:
     return f"{100 - score if PROBES[probe][2].startswith(_REVERSED) else score:.2f}"
 
 
-def _results(training: Training, rows: Sequence[dict], floor: Mapping, data: ProbeData) -> list[Result]:
+def _results(training: Training | None, rows: Sequence[dict], floor: Mapping, data: ProbeData) -> list[Result]:
+    results = [] if training is None else _training_results(training)
+    for row in [*rows, floor] if rows else []:
+        system = "log-mel" if row is floor else "encoder"
+        for probe in data.probes:
+            where = {"set": data.test.data.path.name, "system": system, "layer": str(row["layer"])}
+            results += [Result(f"probe_{key}", row[key], unit="%", where=where) for key in (probe, f"dev_{probe}")]
+            if row is floor or row is chosen(rows, probe):
+                results.append(Result(f"chosen_{probe}", row[probe], unit="%", where=where))
+    return results
+
+
+def _training_results(training: Training) -> list[Result]:
     results = [
         Result("train_s", training.seconds, unit="s"),
         Result("steps", training.steps),
@@ -212,13 +232,6 @@ def _results(training: Training, rows: Sequence[dict], floor: Mapping, data: Pro
         facts |= {"loss_m": stream.loss, "unit_entropy_nats": stream.entropy}
         where = {"set": "dev", "stream": stream.name}
         results += [Result(name, value, where=where) for name, value in facts.items() if value is not None]
-    for row in [*rows, floor] if rows else []:
-        system = "log-mel" if row is floor else "encoder"
-        for probe in data.probes:
-            where = {"set": data.test.data.path.name, "system": system, "layer": str(row["layer"])}
-            results += [Result(f"probe_{key}", row[key], unit="%", where=where) for key in (probe, f"dev_{probe}")]
-            if row is floor or row is chosen(rows, probe):
-                results.append(Result(f"chosen_{probe}", row[probe], unit="%", where=where))
     return results
 
 
@@ -245,3 +258,11 @@ def open_checkpoint(exp: Path, model_file: str) -> Checkpoint:
     if not (exp / model_file).is_file():
         raise UserError(f"{exp / model_file}: no such file; give the folder of a training of task ssl")
     return find_checkpoints([str(exp / model_file)])[0]
+
+
+def open_encoder(spec: str) -> Checkpoint:
+    """Return the one encoder that ``spec`` names, which ``find_checkpoints`` explains."""
+    found = find_checkpoints([spec])
+    if len(found) > 1:
+        raise UserError(f"--encoder {spec}: holds {len(found)} checkpoints; give --exp, or one file of them")
+    return found[0]

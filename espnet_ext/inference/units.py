@@ -24,6 +24,7 @@ from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
 
+ENCODER = "encoder"  # among the facts of a quantizer: checksums of what made the features (``identity_of``)
 # Settings of ``UnitFit`` that the other quantizer knows nothing of.
 _FOREIGN = {"kmeans": ("quantizer", "projection_size"), "random_projection": ("iterations", "restarts")}
 
@@ -215,6 +216,9 @@ class UnitFit:
         """Fit, and write the folder ``out``; what it held before is no centroids any more from the beginning."""
         features = make_features(self.features, self.layers, device)
         names, counts = features.names, self.num_units
+        twice = next((layer for place, layer in enumerate(self.layers) if layer in self.layers[:place]), None)
+        if twice is not None:
+            raise UserError(f"--layers: {twice} is given twice; a layer has one set of centroids")
         if len(counts) not in (1, len(names)):
             raise UserError(f"--num_units: {len(counts)} numbers for {len(names)} layer(s); give one, or each")
         wrong = [count for count in counts if not 1 < count <= MAX_UNITS]
@@ -230,7 +234,7 @@ class UnitFit:
             log.info("%s: %d frames, %d units, mean squared distance %s", name, len(frames), count, errors[name])
             self._tell_unused(name, books[-1], len(frames), count)
         facts = {"key": self.key, "data": str(self.data.path), "utterances": utterances, "frames": len(sample[0])}
-        facts |= {"seed": self.seed, "mean_squared_distance": errors}
+        facts |= {"seed": self.seed, "mean_squared_distance": errors, ENCODER: identity_of(self.features)}
         quantizer = Quantizer(self.features, features.hop, features.field, names, features.layers, books, facts)
         quantizer.save(out)
         return quantizer
@@ -260,7 +264,7 @@ def identity_of(spec: str) -> list[str]:
     What is written again with the same content is the same encoder, and its units need not be made again.
     """
     kind, _, rest = spec.partition(":")
-    name = f"s3prl:{rest.partition(':')[0]}:" if kind == "s3prl" else ""
+    name = {"s3prl": f"s3prl:{rest.partition(':')[0]}:", "units": "units:"}.get(kind, "")
     place = Path(spec.removeprefix(name or "hf:")).expanduser()
     files = []
     if place.is_dir():

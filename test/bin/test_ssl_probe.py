@@ -32,7 +32,7 @@ def corpus(tmp_path_factory):
 def options_of(corpus, **change):
     options = {"exp": corpus / "exp", "dev_units": corpus / "units" / "dev", "out": corpus / "probe"}
     options |= {name: corpus / name for name in ("train", "dev", "test")} | change
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return [word for key, value in options.items() if value is not None for word in (f"--{key}", str(value))]
 
 
 def lists_of(corpus):
@@ -84,6 +84,32 @@ def test_what_an_encoder_came_to(corpus, capsys, monkeypatch):
     assert ssl_probe(options_of(corpus, cache=corpus / "floors", model_file="3epoch.pth", out=corpus / "last")) == 0
     monkeypatch.setattr(Checkpoint, "open", lambda *_: pytest.fail("opened again"))
     assert ssl_probe(options) == 0
+
+
+def test_any_encoder(corpus, capsys):
+    """The encoder of a training probed as a file gives the same scores; units are probed as well."""
+    best = str((corpus / "exp/valid.loss_m.best.pth").resolve())
+    assert ssl_probe(options_of(corpus, encoder=best, out=corpus / "any", exp=None, dev_units=None)) == 0
+    assert "masked" not in capsys.readouterr().out
+    assert ssl_probe(options_of(corpus, out=corpus / "same")) == 0
+    scores = [
+        {(r["metric"], *r["where"].values()): r["value"] for r in json.loads(path.read_text())["results"]}
+        for path in (corpus / "any/results.json", corpus / "same/results.json")
+    ]
+    assert scores[0] and scores[0].items() < scores[1].items()
+    units = {"encoder": f"units:{corpus / 'centroids'}", "exp": None, "dev_units": None}
+    assert ssl_probe(options_of(corpus, out=corpus / "units_probe", **units)) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[-2].startswith("| 0 ") or "| 0 |" in rows[-2].replace(" ", " ")
+    for name in ("train", "dev", "test"):
+        DataDir.write(corpus / "bare" / name, {"wav.scp": DataDir(corpus / name).wav_scp})
+    bare = {name: corpus / "bare" / name for name in ("train", "dev", "test")}
+    assert ssl_probe(options_of(corpus, out=corpus / "none", **units, **bare)) == 2
+    assert "no labels for any probe; add utt2phones or utt2spk" in capsys.readouterr().err
+    assert ssl_probe(options_of(corpus, exp=None, dev_units=None, encoder=corpus / "exp")) == 2
+    assert "checkpoints; give --exp, or one file of them" in capsys.readouterr().err
+    assert ssl_probe(options_of(corpus, dev_units=None)) == 2
+    assert "--exp and --dev_units go together" in capsys.readouterr().err
 
 
 def test_speakers_choose_a_layer_by_other_utterances(corpus):

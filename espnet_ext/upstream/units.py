@@ -1,0 +1,81 @@
+"""What units keep of the frames that they stand for: an encoder whose layers are the units' centroids."""
+
+from pathlib import Path
+
+import torch
+
+from espnet_ext.cluster.residual import Codebook
+from espnet_ext.errors import UserError
+from espnet_ext.ssl.features import make_features
+from espnet_ext.ssl.quantizer import Quantizer
+from espnet_ext.upstream.frontend import UpstreamFrontend
+from espnet_ext.upstream.layers import check_layer
+
+
+class UnitFrontend(UpstreamFrontend):
+    """Frames replaced by their centroids; a probe of it says what the units know, as that of an encoder does.
+
+    One layer per stream of the quantizer, in its order: residual level i is the sum of the centroids of the levels 0 to
+    i (arXiv 2409.10788: more levels, more of the detail). The encoder that they were fitted to has to be where it was.
+
+    Args:
+        folder: of ``fit_units``, of k-means: units of random projections stand for no frame.
+        freeze: nothing here has a gradient; the option is there because all encoders have it.
+        layer, normalize_layers: see ``UpstreamFrontend.set_up``.
+        normalize: None; waveforms are normalised as they were when the centroids were fitted.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        freeze: bool = True,
+        layer: int | None = None,
+        normalize_layers: bool = False,
+        normalize: bool | None = None,
+    ):
+        super().__init__()
+        if normalize is not None:
+            raise UserError(f"units:{folder}: waveforms are normalised as the centroids want it; leave normalize out")
+        quantizer = Quantizer.load(folder)
+        if not isinstance(quantizer.codebooks[0], Codebook):
+            raise UserError(
+                f"units:{folder}: units of a {quantizer.kind} have no centroids, so they stand for no frame"
+            )
+        self.grid = quantizer.field, quantizer.hop
+        self.features = make_features(quantizer.features, [n for n in quantizer.layers if n is not None])
+        self.books = quantizer.codebooks
+        # Registered, so that it moves to a GPU with this module; cepstra and log-mel energies have none.
+        self.upstream = getattr(self.features, "upstream", torch.nn.Identity())
+        self.set_up(len(quantizer.streams), True, layer, normalize_layers, f"units:{folder}")
+
+    def output_size(self) -> int:
+        """Return the number of features per frame."""
+        return self.books[0].centroids.shape[2]
+
+    def convolutions(self) -> list[tuple[int, int]]:
+        return [self.grid]
+
+    def blocks(self) -> torch.nn.ModuleList:
+        raise NotImplementedError("levels are no transformer layers; forget_after has nothing to drop")
+
+    def forget_after(self, layer: int) -> None:
+        """Drop nothing: a level needs those before it, and costs little."""
+        check_layer(layer, self.num_layers, "the units")
+
+    @torch.no_grad()
+    def run(self, wav: torch.Tensor, lengths: torch.Tensor | None) -> list[torch.Tensor]:
+        """Return the layers (batch, frames, size) of (batch, samples), zeros behind an utterance's own frames."""
+        counts = [wav.size(1)] * len(wav) if lengths is None else lengths.tolist()
+        self.features.device = wav.device
+        rows = self.features([row[:count] for row, count in zip(wav.cpu().numpy(), counts, strict=True)])
+        decoded = [self._decoded(layers, wav.device) for layers in rows]
+        return [torch.nn.utils.rnn.pad_sequence(of_rows, batch_first=True) for of_rows in zip(*decoded, strict=True)]
+
+    def _decoded(self, layers: list, device: torch.device) -> list[torch.Tensor]:
+        states = []
+        for frames, book in zip(layers, self.books, strict=True):
+            ids = torch.as_tensor(book.assign(frames), device=device)
+            tables = torch.from_numpy(book.centroids).to(device)
+            vectors = [table[column] for table, column in zip(tables, ids.T, strict=True)]
+            states += torch.stack(vectors).cumsum(0).unbind()
+        return states
