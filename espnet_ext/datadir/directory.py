@@ -3,7 +3,7 @@
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,10 +159,13 @@ class DataDir:
         except (UserError, IndexError):
             return None  # it is said when it is read
 
-    def stamp(self, digest) -> None:
-        """Update a ``hashlib`` digest with every utterance, its source, and the size and time of the source's file."""
+    def stamp(self, digest, utterances: Iterable[str] | None = None) -> None:
+        """Update a ``hashlib`` digest with every utterance, its source, and the size and time of the source's file.
+
+        utterances: which ones; None: all.
+        """
         identity = functools.lru_cache(_identity)  # many segments may lie in one recording
-        for utt in self.utterances:
+        for utt in self.utterances if utterances is None else utterances:
             source = self.source(utt)
             digest.update(json.dumps([utt, *source, identity(source[0])]).encode())
 

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ PROBES = {
     "eer": ([], ["trials"], "100 - EER (%)"),
 }
 _MOST_TRIALS = 20_000  # of a list that is drawn
+_LABELS = ("utt2phones", "utt2spk", "utt2session", "trials")
 
 
 @dataclass
@@ -63,8 +65,10 @@ class ProbeData:
         return [self.train, *self.scored.values()]
 
     def facts(self) -> list:
-        """What the scores rest on, besides the checkpoint."""
-        return [[one.checksum, one.data.path.as_posix()] for one in self.lists] + [list(self.probes)]
+        """What the scores rest on, besides the checkpoint: the audio and the labels of every list."""
+        tables = [[one.data.path / name for name in _LABELS] for one in self.lists]
+        labels = [[zlib.crc32(path.read_bytes()) if path.is_file() else None for path in row] for row in tables]
+        return [[one.stamp for one in self.lists], labels, list(self.probes)]
 
     @functools.cached_property
     def phones(self) -> tuple[dict[str, list], dict[str, int]]:

@@ -105,7 +105,7 @@ def rank_rows(
             log.info(
                 "%s (%d of %d) on %s: %d utterances", checkpoint.name, number, len(checkpoints), one.name, len(one)
             )
-            facts = [asdict(settings) | {"batch_s": None}, one.checksum, one.data.path.as_posix(), device]
+            facts = [asdict(settings) | {"batch_s": None}, one.stamp, device]
             measure = functools.partial(_open_and_measure, opened, one, settings, device)
             found = remembered(out / "checkpoints", checkpoint, facts, measure)
             where = {"checkpoint": checkpoint.name, "step": checkpoint.step, "list": one.name}

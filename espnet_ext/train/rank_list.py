@@ -80,6 +80,13 @@ class RankList:
         text = "".join(f"{utt} {length}\n" for utt, length in self.lengths.items())
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def stamp(self) -> str:
+        """Sixteen digits that change whenever the list, or by its size or time a file of it, does."""
+        digest = hashlib.sha256(self.checksum.encode())
+        self.data.stamp(digest, self.lengths)
+        return digest.hexdigest()[:16]
+
     def write(self, path: Path) -> None:
         """Write the list, an id per line."""
         from espnet_ext.files import atomic_write
