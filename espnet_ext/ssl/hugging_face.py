@@ -81,7 +81,7 @@ def read_folder(folder: str | Path) -> HubertEncoder | None:
         name: value.shape for name, value in encoder.state_dict().items()
     }:
         return None
-    encoder.load_state_dict(state, assign=True)
+    encoder.load_state_dict({name: value.float() for name, value in state.items()}, assign=True)  # some are halves
     return encoder.eval().requires_grad_(False)
 
 

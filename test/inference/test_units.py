@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from sklearn.metrics import homogeneity_score
 from tiny_hubert import FRAMES_OF_20_MS
 
 from espnet_ext.audio.io import read_audio
 from espnet_ext.bin import fit_units, make_units, score_units
 from espnet_ext.cluster.residual import residual_kmeans
-from espnet_ext.datadir import DataDir
+from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import ArrayClip
-from espnet_ext.inference.units import FrameReader, UnitLabeler, identity_of
+from espnet_ext.inference.units import FrameReader, UnitLabeler, identity_of, sample_frames
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.features import Cepstra, LogMel, Stacked, deltas, make_features
 from espnet_ext.ssl.hugging_face import read_folder, write_folder
@@ -93,6 +94,31 @@ def test_features_lie_on_the_encoders_frames(make, size):
     assert moved[40] > 1e-3 and moved[:38].max() < 1e-3 and moved[43:].max() < 1e-3
 
 
+def test_log_mel_by_torchaudios_filters():
+    import torchaudio
+
+    wav = torch.from_numpy(0.1 * np.random.default_rng(0).standard_normal(5000))
+    frames = wav.unfold(0, 400, 160) * torch.hann_window(400, periodic=False, dtype=torch.float64)
+    filters = torchaudio.functional.melscale_fbanks(257, 20.0, 8000.0, 80, 16000).double()
+    expected = torch.log(torch.fft.rfft(frames, 512).abs() ** 2 @ filters + 1e-10)
+    np.testing.assert_allclose(LogMel()([wav.numpy()])[0][0], expected, atol=2e-3)
+
+
+def test_sampled_frames_are_those_of_utterances_drawn_until_there_are_enough(place):
+    data, drawn, total = DataDir(place / "data"), [], 0
+    for number in np.random.default_rng(5).permutation(12):
+        drawn.append(LogMel()([read_audio(data.wav_scp[data.utterances[number]])])[0][0])
+        total += len(drawn[-1])
+        if total >= 250:
+            break
+    for batch_s in (0.5, 60.0):
+        (found,), utterances = sample_frames(data, FrameReader(LogMel(), batch_s), 250, seed=5)
+        assert utterances == len(drawn) and 1 < len(drawn) < 12
+        np.testing.assert_allclose(found, np.concatenate(drawn), atol=1e-5)
+    (everything,), utterances = sample_frames(data, FrameReader(LogMel()), 10**6, seed=5)
+    assert utterances == 12 and len(everything) == sum(1 + (data.num_samples(u) - 400) // 160 for u in data.utterances)
+
+
 def test_cepstra_are_liftered():
     from espnet_ext.audio.mfcc import mfcc
 
@@ -145,6 +171,16 @@ def test_from_cepstra_to_quality(place, tmp_path, capsys):
     # Tones of 125 ms are told apart by any centroids: nearly all of the "phones" is in the units.
     quality = folder_quality(UnitFolder.read(tmp_path / "u"), data)["mfcc"]
     assert quality["pnmi"] > 0.6 and quality["phone_purity"] > 0.9
+    # By loops: the phone of a frame is the one at the middle of its 400 samples.
+    pairs = []
+    for utt, line in read_scp(data.path / "utt2phones").items():
+        for frame, unit in enumerate(found[utt][:, 0].tolist()):
+            middle_s = (160 * frame + 200) / 16000
+            for label, start, end in (word.split(":") for word in line.split()):
+                if float(start) <= middle_s < float(end):
+                    pairs.append((label, unit))
+    phones, ids = zip(*pairs, strict=True)
+    assert quality["pnmi"] == pytest.approx(homogeneity_score(phones, ids)) and quality["num_frames"] == len(pairs)
     call(score_units, "--data", data.path, "--units", "one", tmp_path / "u", "--out", tmp_path / "s")
     assert f"{quality['pnmi']:.4f}" in capsys.readouterr().out
     results = json.loads((tmp_path / "s" / "results.json").read_text())["results"]
@@ -422,6 +458,9 @@ def test_what_is_wrong_is_named(place, tmp_path, capsys):
         fit_units, *fit, "--features", spec, "--layers", 3, "--num_units", 4
     )
     assert "give at least one" in error_of(fit_units, *fit, "--features", spec, "--num_units", 4)
+    assert "--layers: 1 is given twice" in error_of(
+        fit_units, *fit, "--features", spec, "--layers", 1, 2, 1, "--num_units", 4
+    )
     assert "features mfcc have none" in error_of(fit_units, *fit, "--features", "mfcc", "--layers", 1, "--num_units", 4)
     assert "--num_units" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 4, 5)
     assert "clusters from" in error_of(fit_units, *fit, "--features", "mfcc", "--num_units", 60000)
@@ -538,6 +577,27 @@ def test_another_encoder_than_the_centroids_were_fitted_to(place, tmp_path, caps
         message = error_of(capsys, make_units, *made, "--features", tmp_path / f"hf{number}")
         assert said in message and "were fitted to" in message
         assert not (tmp_path / "u" / "units.scp").exists()
+
+
+def test_an_encoder_that_changed_since_the_fit(place, tmp_path, capsys):
+    """Its layers mean something else: the old centroids are refused, unless somebody names the encoder."""
+    shutil.copytree(place / "hf", tmp_path / "hf")
+    fit = ("--data", place / "data", "--features", tmp_path / "hf", "--layers", 1, "--num_units", 4)
+    call(fit_units, *fit, "--out", tmp_path / "c")
+    made = ("--data", place / "data", "--centroids", tmp_path / "c", "--out", tmp_path / "u")
+    shutil.rmtree(tmp_path / "hf")
+    said = error_of(capsys, make_units, *made)
+    assert "hf: no such encoder" in said
+    torch.manual_seed(1)
+    write_folder(HubertEncoder(**TINY), TINY, tmp_path / "hf")
+    said = error_of(capsys, make_units, *made)
+    assert f"{tmp_path / 'hf'} is not what {tmp_path / 'c'} was fitted to: it has changed since; fit the" in said
+    assert not (tmp_path / "u" / "units.json").exists()
+    # Elsewhere it is the same; and who insists has it.
+    call(make_units, *made, "--features", place / "hf")
+    call(make_units, *made[:-1], tmp_path / "v", "--features", tmp_path / "hf")
+    call(fit_units, *fit, "--out", tmp_path / "c")
+    call(make_units, *made)
 
 
 def test_an_encoder_that_diverged(place, tmp_path, capsys):

@@ -68,6 +68,12 @@ def test_a_folder_is_read_back(conf, tmp_path):
         (folder / f"{file}.json").write_text(json.dumps({**content, key: value}))
         assert read_folder(folder) is None
         (folder / f"{file}.json").write_text(json.dumps(content))
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value.half() for name, value in weights.items()}, folder / "model.safetensors")
+    halves = read_folder(folder).layers(wav, lengths)[0][-1]  # computed in float32 all the same
+    torch.testing.assert_close(halves[0], theirs[-1, 0], atol=0.05, rtol=0)
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**content, "hidden_size": 48}))  # the weights are others
     assert read_folder(folder) is None
