@@ -43,8 +43,13 @@ def complete_data(task, args: argparse.Namespace) -> None:
         paths += [(str(folder.scp), f"units{place}", "text") for place, folder in enumerate(folders)]
         setattr(args, f"{part}_data_path_and_name_and_type", paths)
     task.build_preprocess_fn(args, train=True)  # here it says early what is wrong with its settings
-    sampler = LengthSampler(lengths_of(args, True), args.batch_bins)
-    LengthSampler(lengths_of(args, False), args.batch_bins, shuffle=False)
+    lengths = {part: lengths_of(args, part == "train") for part in ("train", "dev")}
+    for part, used in lengths.items():
+        left_out = len(DataDir(getattr(args, f"{part}_dir")).utterances) - len(used)
+        if left_out:
+            print(f"{part}: {left_out} utterances are left out, without units or shorter than {args.min_s:g} s (min_s)")
+    sampler = LengthSampler(lengths["train"], args.batch_bins)
+    LengthSampler(lengths["dev"], args.batch_bins, shuffle=False)
     iterations = args.num_iters_per_epoch or len(sampler)
     steps = iterations // args.accum_grad
     if not steps:
@@ -54,8 +59,9 @@ def complete_data(task, args: argparse.Namespace) -> None:
         )
     hours = f"{sampler.lengths.sum() / RATE_HZ / 3600:.1f} h"
     share, kind = (sampler.surplus(), "dropped") if args.drop_padding else (sampler.padding(), "padding")
+    per = f"pass of {len(sampler)} iterations" if args.num_iters_per_epoch else "epoch"
     print(
-        f"train: {len(sampler.utterances)} utterances, {hours} and {100 * share:.1f} % {kind} per epoch, "
+        f"train: {len(sampler.utterances)} utterances, {hours} and {100 * share:.1f} % {kind} per {per}, "
         f"{iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps; "
         f"streams: {', '.join(f'{n} ({k})' for n, k in zip(args.stream_names, args.num_units, strict=True))}",
         flush=True,

@@ -16,7 +16,7 @@ from espnet_ext.train.checkpoint import load
 DECISIVE = (
     *("optim", "optim_conf", "scheduler", "grad_clip", "accum_grad", "batch_size", "batch_bins", "seed", "autocast"),
     *("margin_conf", "model_conf", "init", "freeze_param", "target_duration", "sample_rate", "spk_num", "min_s"),
-    "drop_padding",
+    *("drop_padding", "init_param"),
 )
 # What the outputs of the model mean: a training does not go on with others even where their number is the same.
 MEANING = ("num_units", "quantizers")

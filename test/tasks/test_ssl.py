@@ -15,6 +15,8 @@ from espnet_ext.bin.export_ssl import main as export
 from espnet_ext.bin.train import main as train
 from espnet_ext.datadir import DataDir
 from espnet_ext.datadir.tables import read_scp, write_scp
+from espnet_ext.inference.checkpoints import find_checkpoints
+from espnet_ext.inference.linear_probe import ClassStatistics
 from espnet_ext.ssl.geometry import Geometry
 from espnet_ext.ssl.units import write_units
 
@@ -110,6 +112,29 @@ def results_of(out):
     return [stats[epoch]["valid"] for epoch in sorted(stats)]
 
 
+def best_of(out):
+    return out / "valid.loss_m.best.pth"
+
+
+def tones_found(encoder, corpus):
+    """Share of the dev frames whose tone a linear discriminant of the last layer finds, fitted to the training set."""
+    from espnet_ext.ssl.units import read_units
+
+    statistics = ClassStatistics(encoder.output_size(), K)
+    right = []
+    for name in ("train", "dev"):
+        data, classifier = DataDir(corpus / name), None if name == "train" else statistics.fit()
+        for utt, place in read_scp(corpus / f"{name}_units" / "units.scp").items():
+            wav, ids = torch.from_numpy(data.audio(utt))[None], read_units(place)[:, 0]
+            with torch.no_grad():
+                frames = encoder(wav).last[0, : len(ids)].numpy()
+            if classifier is None:
+                statistics.add(frames, ids)
+            else:
+                right.append(classifier(frames) == ids)
+    return np.concatenate(right).mean()
+
+
 def test_a_tiny_model_learns(corpus, tmp_path, capsys):
     """Masked accuracy rises above the majority class; resumed it goes on; exported it loads as an upstream."""
     assert train([*options(corpus, tmp_path / "e"), "--max_epoch", "2"]) == 0, capsys.readouterr().err
@@ -121,6 +146,13 @@ def test_a_tiny_model_learns(corpus, tmp_path, capsys):
     ids = np.concatenate([read_units(place) for place in read_scp(corpus / "dev_units" / "units.scp").values()])
     majority = np.bincount(ids[:, 0]).max() / len(ids)
     assert max(accuracy) > majority + 0.1, (accuracy, majority)
+    # It has listened: below what the counts of the tones alone give, and a linear look finds more than at the start.
+    share = np.bincount(ids[:, 0]) / len(ids)
+    assert min(stats["loss_m"] for stats in results_of(tmp_path / "e")) < -(share * np.log(share)).sum() - 0.05
+    begun, best = find_checkpoints([str(tmp_path / "e")])[0], find_checkpoints([str(best_of(tmp_path / "e"))])[0]
+    assert begun.step == 0
+    before, after = (tones_found(one.open("cpu"), corpus) for one in (begun, best))
+    assert after > before + 0.03, (before, after)
     s3prl = tmp_path / "hubert.pt"
     assert export(["--exp", str(tmp_path / "e"), "--out", str(tmp_path / "hf"), "--s3prl", str(s3prl)]) == 0
     broken = torch.load(tmp_path / "e" / "valid.loss_m.best.pth")
@@ -197,6 +229,22 @@ def test_mistakes(corpus, tmp_path, capsys):
     assert not (tmp_path / "e" / "1epoch.pth").exists()
 
 
+def test_utterances_that_are_left_out_are_counted(corpus, tmp_path, capsys):
+    """Some have no units, some are too short: never without a word."""
+    shutil.copytree(corpus / "train_units", tmp_path / "few")
+    places = read_scp(corpus / "train_units" / "units.scp")
+    lengths = DataDir(corpus / "train").utt2num_samples
+    kept = dict(list(places.items())[3:])
+    write_scp(tmp_path / "few" / "units.scp", kept)
+    shortest = min(lengths[utt] for utt in kept) + 1
+    short = sum(lengths[utt] < shortest for utt in kept)
+    given = options(corpus, tmp_path / "e", train_units=tmp_path / "few", min_s=shortest / 16000, max_epoch=1)
+    assert train(given) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert f"train: {3 + short} utterances are left out, without units or shorter than" in said
+    assert f"train: {37 - short} utterances, " in said
+
+
 def test_labels_of_other_audio(corpus, tmp_path, capsys):
     """The utterance whose labels do not fit its samples is named, and no checkpoint is written."""
     shutil.copytree(corpus / "train_units", tmp_path / "mixed")
@@ -257,6 +305,7 @@ def test_a_resumed_training_is_an_undisturbed_one(corpus, tmp_path, capsys):
         assert train([*given, "--max_epoch", epochs]) == 0, capsys.readouterr().err
     one, other = (torch.load(tmp_path / name / "3epoch.pth", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert re.search(r" h and \d+\.\d % dropped per epoch, 5 iterations", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r" h and \d+\.\d % dropped per pass of \d+ iterations, 5 iterations per epoch", said)
     said = error_of([*whole, "--accum_grad", "99", "--resume", "false"], capsys)
     assert "iterations per epoch never make a step of 99; lower accum_grad or batch_bins" in said
