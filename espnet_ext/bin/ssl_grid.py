@@ -43,7 +43,7 @@ def main(argv=None):
     def report(finished) -> str:
         names = scored_sets(finished[0].exp)
         if not names:
-            raise UserError(f"{finished[0].exp}: nothing was scored; give the recipe --test_sets, such as by --options")
+            raise UserError(f"{finished[0].exp}: no units were compared with phones; give --test_sets with utt2phones")
         name = args.test_set or names[0]
         if name not in names:
             raise UserError(f"--test_set {name}: {finished[0].exp} was scored on {', '.join(names)}")

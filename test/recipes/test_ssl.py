@@ -101,6 +101,10 @@ def units_of(recipe, name):
             '--stage train --train_args "LESS"',
             "it1/model holds a finished training with other settings: batch_bins",
         ),
+        (
+            "--stage train --start_iter 2 --warm_start true",
+            "it2/model holds a finished training with other settings: init_param was [], is ['exp/",
+        ),
         ("--stage clusters --features previous --ssl_tag new", "--features: iteration 1 has no previous one; give "),
         ("--stage labels --ssl_tag new", r"exp/ssl_new/it1/centroids/quantizer.json is missing or empty; stage 4"),
     ],
@@ -207,12 +211,28 @@ def test_short_utterances_among_those_that_ranks_are_measured_on(copied):
         ("--test_sets nothing", "data/nothing/wav.scp is missing or empty; stage 1 (data) makes it"),
         ("--features hf:no/where --stop_iter 1", "no/where"),
         ('--num_units ""', "--num_units is empty; give a word per iteration"),
+        ("--start_iter 0", "--start_iter 0 --stop_iter 2: iterations count from 1"),
+        ("--stop_iter 1.5", "iterations count from 1"),
+        ("--start_iter 3", "--start_iter 3 --stop_iter 2: nothing to run, the first is behind the last"),
     ],
 )
 def test_a_mistake_is_one_line(fresh, options, message):
     (fresh / "data/dev").mkdir()
     (fresh / "data/dev/wav.scp").touch()
     assert message in error_of(fresh, "--stage", "format", *shlex.split(options))
+
+
+def test_without_phones(copied):
+    """A corpus without phone times: units are not compared, and probes are of what is known, the speakers."""
+    (reports := copied / EXP / "units_test/RESULTS.md").unlink()
+    for path in copied.glob("dump/*/utt2phones"):
+        path.unlink()
+    said = run(copied, "--stage", "score", "--stop_stage", "probe", "--skip_stages", "rank")
+    assert "dump/test has no utt2phones (doc/data_formats.md): its units are not compared with phones" in said
+    assert not reports.exists()
+    for folder in ("probe_test", "study_test"):
+        text = (copied / EXP / "it2" / folder / "RESULTS.md").read_text()
+        assert "speaker accuracy (%)" in text and "phone accuracy (%)" not in text
 
 
 def test_without_test_sets(copied):

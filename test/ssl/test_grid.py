@@ -190,7 +190,7 @@ def test_mistakes_of_the_driver(here, capsys):
     assert "--run ./rum.sh: no such program here; go to the recipe's folder" in capsys.readouterr().err
     Path("run.sh").write_text("#!/usr/bin/env bash\nexit 0\n")
     assert main(["--config", "g.yaml", "--only", "reference", "--expdir", "new"]) == 2
-    assert "nothing was scored; give the recipe --test_sets" in capsys.readouterr().err
+    assert "no units were compared with phones; give --test_sets" in capsys.readouterr().err
 
 
 def test_directions_of_known_rows(here):

@@ -11,8 +11,8 @@ local_data_opts=           # more options of local/data.sh
 train_set=train            # data/<train_set>: what to train on; no labels are needed
 dev_set=                   # data/<dev_set>: chooses checkpoints (empty: num_dev_speakers are taken out of train_set)
 num_dev_speakers=8         # speakers of the dev set
-test_sets=                 # data/<test_set>, one or more names, with utt2phones: units are compared with phones there
-probe_set=                 # data/<probe_set> with utt2phones: what probes are trained on (empty: the training set)
+test_sets=                 # data/<test_set>, one or more names: units are compared with utt2phones there, probes scored
+probe_set=                 # data/<probe_set>: what probes are trained on (empty: the training set)
 skip_broken=false          # true: drop and count broken utterances; false: name them and stop
 # Targets, one word per iteration (the last word holds for all that follow):
 start_iter=1               # first iteration to run; the ones before it have been run
@@ -45,6 +45,9 @@ num_nodes=1                # nodes of a distributed training
 for option in features layers quantizer num_units levels train_config; do
     [ -n "${!option// /}" ] || fail "--${option} is empty; give a word per iteration, or one for all"
 done
+iterations="--start_iter ${start_iter} --stop_iter ${stop_iter}"
+[[ "${start_iter} ${stop_iter}" =~ ^[1-9][0-9]*\ [1-9][0-9]*$ ]] || fail "${iterations}: iterations count from 1"
+[ "${start_iter}" -le "${stop_iter}" ] || fail "${iterations}: nothing to run, the first is behind the last"
 word() { # NUMBER WORDS: the word of that number, the last one where there are fewer
     local number=$1 words
     read -ra words <<< "$2"
@@ -147,8 +150,12 @@ if stage 7 score "units against phones; probes of the last encoder -> exp/…/un
             require "${exp}/it${iter}/units/${name}/units.scp" "stage 5 (labels)"
             rows+=(--units "iteration ${iter}" "${exp}/it${iter}/units/${name}")
         done
-        run python -m espnet_ext.bin.score_units --data "dump/${name}" "${rows[@]}" --out "${exp}/units_${name}" \
-            --seed "${seed}" --config "$(word 99 "${train_config}")"
+        if [ -s "dump/${name}/utt2phones" ]; then
+            run python -m espnet_ext.bin.score_units --data "dump/${name}" "${rows[@]}" --out "${exp}/units_${name}" \
+                --seed "${seed}" --config "$(word 99 "${train_config}")"
+        else
+            log "dump/${name} has no utt2phones (doc/data_formats.md): its units are not compared with phones"
+        fi
         it="${exp}/it${stop_iter}"
         if [ -e "${it}/model/${inference_model}" ]; then
             run python -m espnet_ext.bin.ssl_probe --exp "${it}/model" --model_file "${inference_model}" \
@@ -171,7 +178,7 @@ fi
 
 if stage 9 probe "frozen linear probes against rank, last iteration -> exp/…/it*/study"; then
     for name in ${test_sets}; do
-        require "dump/${probe_set:-${fit_set}}/utt2phones" "a corpus with phone times (doc/data_formats.md)"
+        require "dump/${probe_set:-${fit_set}}/wav.scp" "stage 3 (split)"
         # shellcheck disable=SC2086  # the option holds several words
         run python -m espnet_ext.bin.rank_study --checkpoints "${exp}/it${stop_iter}/model" \
             --data "dev=dump/${dev_set}" ${rank_lists} --train "dump/${probe_set:-${fit_set}}" --test "dump/${name}" \
