@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,8 @@ class Checkpoint:
     """An encoder that has not been opened yet.
 
     name: for tables. spec: what ``open`` opens. step: optimiser steps, epoch: finished epochs, valid_loss: what the
-    training measured, each None where it is not known.
+    training measured, each None where it is not known. untrained: random weights, from before any training; step 0 of
+    one that began with the weights of another (``init_param``) is none.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Checkpoint:
     step: int | None = None
     epoch: int | None = None
     valid_loss: float | None = field(default=None, compare=False)
+    untrained: bool = False
 
     def open(self, device: str, seed: int = 0) -> torch.nn.Module:
         """Return the encoder in evaluation mode: ``hidden_states(wav, lengths)``, ``samples_for``, ``num_layers``."""
@@ -52,8 +54,8 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
     """Return the encoders that ``specs`` name.
 
     A spec is what ``load_upstream`` takes (hf:ID_OR_FOLDER, s3prl:NAME, torchaudio:PIPELINE, a checkpoint file), the
-    folder of a training (every checkpoint in it by its steps, and of task ``ssl`` the random initialisation first), or
-    init:SPEC, an encoder of that shape with random weights.
+    folder of a training (every checkpoint in it by its steps, and of task ``ssl`` the random initialisation first if it
+    began with that), or init:SPEC, an encoder of that shape with random weights.
     """
     found: list[Checkpoint] = []
     for spec in specs:
@@ -66,11 +68,12 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
             # Before anything is measured, not when its turn comes.
             raise UserError(f"{spec}: no such encoder; give weights, the folder of a training, or hf:, s3prl:, …")
         else:
-            found.append(Checkpoint(spec, spec, 0 if spec.startswith("init:") else None))
+            random = spec.startswith("init:")
+            found.append(Checkpoint(spec, spec, 0 if random else None, untrained=random))
     names = [one.name for one in found]
     if len(set(names)) < len(names):
         # Files of several runs have the same names.
-        found = [Checkpoint(one.spec, one.spec, one.step, one.epoch, one.valid_loss) for one in found]
+        found = [replace(one, name=one.spec) for one in found]
         twice = [one.spec for one in found if [other.spec for other in found].count(one.spec) > 1]
         if twice:
             raise UserError(f"--checkpoints: {twice[0]} is given twice")
@@ -92,8 +95,9 @@ def _of_run(folder: Path) -> list[Checkpoint]:
     found = {one.step if one.step is not None else one.name: one for one in map(_of_file, epochs)}
     # Weights that were kept at the end of an epoch are there twice; the epoch's knows its loss.
     found = {one.step: one for one in map(_of_file, steps)} | found
-    if 0 not in found and load_yaml(folder / "config.yaml").get("preprocessor") == "units":
-        found = {0: Checkpoint("init", f"init:{folder}", 0, 0)} | found
+    is_ssl = load_yaml(folder / "config.yaml").get("preprocessor") == "units"
+    if 0 not in found and is_ssl and _begins_at_random(folder):
+        found = {0: Checkpoint("init", f"init:{folder}", 0, 0, untrained=True)} | found
     return sorted(found.values(), key=lambda one: (one.step is None, one.step or 0, one.epoch or 0))
 
 
@@ -107,15 +111,23 @@ def _of_file(path: Path) -> Checkpoint:
         return Checkpoint(path.name, str(path), steps.get(epoch), epoch, losses.get(epoch))
     if kind == "step":
         epoch = next((epoch for epoch, step in steps.items() if step == int(number)), None)
-        return Checkpoint(f"step {number}", str(path), int(number), epoch, losses.get(epoch))
+        untrained = int(number) == 0 and _begins_at_random(path.parent)
+        return Checkpoint(f"step {number}", str(path), int(number), epoch, losses.get(epoch), untrained)
     epoch = int(number)
     return Checkpoint(f"epoch {epoch}", str(path), steps.get(epoch), epoch, losses.get(epoch))
+
+
+def _begins_at_random(folder: Path) -> bool:
+    """False for a training that goes on from other weights (``init_param``, as ``warm_start`` of ssl.sh gives it)."""
+    from espnet_ext.zoo.yaml_file import load_yaml
+
+    return not load_yaml(folder / "config.yaml").get("init_param")
 
 
 @functools.cache
 def _history(folder: Path) -> tuple[dict[int, int], dict[int, float]]:
     """Steps until the end of every epoch, and the loss on the dev data, from ``checkpoint.pth`` where it is there."""
-    from espnet_ext.train.checkpoint import load
+    from espnet_ext.train.checkpoint import load, optimizer_steps
     from espnet_ext.zoo.yaml_file import load_yaml
 
     if not (folder / "checkpoint.pth").is_file():
@@ -124,9 +136,8 @@ def _history(folder: Path) -> tuple[dict[int, int], dict[int, float]]:
     stats = load(folder / "checkpoint.pth", "cpu")["reporter"]["stats"]
     every = max(1, int(config.get("accum_grad") or 1))
     name = next((key for phase, key, *_ in config.get("best_model_criterion") or [] if phase == "valid"), "loss")
-    steps = {epoch: values["train"]["total_count"] // every for epoch, values in stats.items() if "train" in values}
     losses = {epoch: values["valid"][name] for epoch, values in stats.items() if name in values.get("valid", {})}
-    return steps, losses
+    return optimizer_steps(stats, every), losses
 
 
 def random_encoder(spec: str, seed: int = 0) -> torch.nn.Module:

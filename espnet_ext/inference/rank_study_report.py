@@ -19,8 +19,8 @@ from espnet_ext.metrics.report import Result, markdown_table, write_results_json
 EXPLANATION = """\
 Does RankMe-t, which needs no labels, tell which checkpoint of a run is better (arXiv 2409.10787)? For every layer
 alone, over {n} checkpoints, the first of them {first}: Pearson's and Spearman's correlation of the rank with a probe's
-score; "trained" is Spearman's without the random initialisation, whose rank can be high. Layers are never pooled: rank
-does not choose layers. A correlation over {n} points is a rough number{rough}.
+score{trained}. Layers are never pooled:
+rank does not choose layers. A correlation over {n} points is a rough number{rough}.
 Both may simply rise as training goes on: what it is good for shows where they turn.
 
 Regret is the score of the best checkpoint minus that of the checkpoint with the highest rank, in points; beside it the
@@ -57,7 +57,7 @@ def correlate(
     """Return correlations for every probe, list and layer; pairs are matched by checkpoint."""
     names = [one.name for one in checkpoints]
     losses = loss_by_name(checkpoints)
-    trained = np.array([one.step != 0 for one in checkpoints])
+    trained = np.array([not one.untrained for one in checkpoints])
     found = []
     for (probe, name), by_layer in series(names, rank_rows, probe_rows).items():
         for layer, pairs in by_layer.items():
@@ -200,7 +200,9 @@ def explanation(checkpoints: Sequence[Checkpoint], lists: Sequence, data: ProbeD
     rough = f": with no relation at all it would lie within ±{math.tanh(1.96 / math.sqrt(count - 3)):.2f}" \
         " in 95 of 100 cases" if count > 3 else ""  # fmt: skip
     split = "the last session of each speaker" if data.train.data.has("utt2session") else "a quarter of each speaker's"
-    text = EXPLANATION.format(n=count, first=checkpoints[0].name, rough=rough, split=split)
+    untrained = '; "trained" is Spearman\'s without the random initialisation, whose rank can be high'
+    trained = untrained if any(one.untrained for one in checkpoints) else ""
+    text = EXPLANATION.format(n=count, first=checkpoints[0].name, trained=trained, rough=rough, split=split)
     probes = "\n".join(
         f"- probes are {what} {len(one):,} utterances of {one.data.path} ({one.seconds / 60:.1f} min; checksum "
         f"{one.checksum})"

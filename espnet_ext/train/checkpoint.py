@@ -3,6 +3,7 @@
 import logging
 import os
 import pickle
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import torch
 
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
+
+STEPS = "optim_steps"  # in the reporter's statistics: the optimiser's steps since the training began
 
 
 @contextmanager
@@ -91,6 +94,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict, own_options
 def _first_line(error: Exception, number: int = 0) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[min(number, len(lines) - 1)][:160]
+
+
+def optimizer_steps(stats: Mapping[int, Mapping], accum_grad: int) -> dict[int, int]:
+    """Return how many steps the optimiser had made at the end of every epoch, by the reporter's ``stats``.
+
+    ``Trainer`` notes them. Of trainings without that note they are counted as ESPnet makes them: the gradients of
+    ``accum_grad`` iterations a step, begun anew in every epoch.
+    """
+    steps, total, seen = {}, 0, 0
+    for epoch, values in sorted(stats.items()):
+        if "train" in values:
+            iterations = values["train"]["total_count"] - seen
+            seen += iterations
+            total = round(values["train"].get(STEPS, total + iterations // accum_grad))
+            steps[epoch] = total
+    return steps
 
 
 def remove_leftovers(output_dir: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from espnet2.torch_utils.device_funcs import to_device
+from espnet2.train.reporter import to_reported_value
 from espnet2.train.trainer import Trainer as EspnetTrainer
 from espnet2.train.trainer import TrainerOptions as EspnetTrainerOptions
 from espnet2.utils.build_dataclass import build_dataclass
@@ -18,9 +19,11 @@ from espnet_ext.datadir.trials import Trials
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.detection import eer, min_dcf
 from espnet_ext.train.checkpoint import (
+    STEPS,
     atomic_saves,
     load,
     mend_outputs,
+    optimizer_steps,
     remove_leftovers,
     restore,
     restore_optimizer,
@@ -50,9 +53,12 @@ class Trainer(EspnetTrainer):
     ESPnet's ``SpkTrainer`` decodes both files of every trial twice, keeps every crop in memory, reports a deviation
     as the mean of the non-targets, and splits ties in its metrics; here each utterance is read and embedded once and
     only its embedding is kept.
+
+    The optimiser's steps are counted where it makes them (ESPnet has iterations only) and noted as ``optim_steps``.
     """
 
     _rank_monitor: RankMonitor | None = None  # of the first process, with rank_conf
+    _steps = 0  # of the optimiser since the training began
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
@@ -96,7 +102,7 @@ class Trainer(EspnetTrainer):
         if trainer_options.compile:
             # In place, so that the names in the state dict stay.
             getattr(model, "encoder", model).compile()
-        cls._criterion = trainer_options.best_model_criterion
+        cls._options, cls._steps = trainer_options, 0
         cls._rank_monitor = None
         if kwargs["distributed_option"].dist_rank in (None, 0):
             remove_leftovers(Path(trainer_options.output_dir))
@@ -113,6 +119,7 @@ class Trainer(EspnetTrainer):
         states = load(path, f"cuda:{torch.cuda.current_device()}" if ngpu > 0 else "cpu")
         restore(lambda: model.load_state_dict(states["model"], strict=strict), "model", path)
         reporter.load_state_dict(states["reporter"])
+        cls._steps = optimizer_steps(reporter.stats, cls._options.accum_grad).get(reporter.get_epoch(), 0)
         for optimizer, scheduler, state in zip(optimizers, schedulers, states["optimizers"], strict=True):
             restore(lambda o=optimizer, s=state, c=scheduler: restore_optimizer(o, s, c is None), "optimiser", path)
         for scheduler, state in zip(schedulers, states["schedulers"], strict=True):
@@ -121,7 +128,7 @@ class Trainer(EspnetTrainer):
         if scaler is not None and states["scaler"] is not None:
             scaler.load_state_dict(states["scaler"])
         if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
-            mend_outputs(states, reporter, path.parent, cls._criterion)
+            mend_outputs(states, reporter, path.parent, cls._options.best_model_criterion)
         logging.info(f"Resumed after epoch {reporter.get_epoch()} from {path}")
 
     @classmethod
@@ -142,8 +149,10 @@ class Trainer(EspnetTrainer):
 
         def monitored(when: str) -> None:
             if cls._rank_monitor is not None:
-                step = reporter.get_total_count() // options.accum_grad
-                getattr(cls._rank_monitor, when)(model, step, epoch, kwargs.get("summary_writer"))
+                getattr(cls._rank_monitor, when)(model, cls._steps, epoch, kwargs.get("summary_writer"))
+
+        def count(*_) -> None:
+            cls._steps += 1
 
         def batches():
             for number, batch in enumerate(iterator):
@@ -153,9 +162,15 @@ class Trainer(EspnetTrainer):
                 yield batch
 
         watched = progress.watch(batches(), lambda: _loss_of(reporter)) if rank0 else batches()
-        failed = super().train_one_epoch(
-            model=model, iterator=_Sized(watched, iterations), reporter=reporter, options=options, **kwargs
-        )
+        # Not by the iterations: ESPnet makes no step where the gradients' norm is not finite.
+        counter = kwargs["optimizers"][0].register_step_post_hook(count)
+        try:
+            failed = super().train_one_epoch(
+                model=model, iterator=_Sized(watched, iterations), reporter=reporter, options=options, **kwargs
+            )
+        finally:
+            counter.remove()
+        reporter.stats[STEPS] = [to_reported_value(cls._steps)] * max(1, reporter.count)
         monitored("after_step")
         monitored("after_epoch")
         return failed

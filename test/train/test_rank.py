@@ -14,9 +14,11 @@ from espnet_ext.bin.rank import main as rank
 from espnet_ext.bin.train import main
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
+from espnet_ext.inference.checkpoints import find_checkpoints
 from espnet_ext.metrics.rank import rankme_t
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.model import HubertPretraining
+from espnet_ext.train.checkpoint import optimizer_steps
 from espnet_ext.train.rank import RankMonitor, find_encoder, kept_steps, pooled, pooled_layers, undisturbed
 from espnet_ext.train.rank_list import RankList, read_ids
 
@@ -117,6 +119,36 @@ def test_going_on_drops_what_came_after_the_checkpoint(corpus):
     assert main(ssl_options(corpus, folder, *conf, "--max_epoch", "2")) == 0
     assert list(kept_steps(folder).values()) == [0, steps[1], 2 * steps[1]]
     assert sorted({int(row["step"]) for row in rows_of(folder)}) == [0, steps[1], 2 * steps[1]]
+
+
+def test_steps_are_those_of_the_optimiser(corpus, monkeypatch):
+    """Where accum_grad does not divide an epoch's iterations, a gradient is infinite, and the training is resumed."""
+    folder, plain, norms = corpus / "exp" / "counted", torch.nn.utils.clip_grad_norm_, []
+
+    def second_is_infinite(*given, **named):
+        norms.append(plain(*given, **named) if len(norms) != 1 else torch.tensor(float("inf")))
+        return norms[-1]
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", second_is_infinite)
+    more = ["--rank_conf", "{num_utterances: 4, every_epochs: 1, keep: true}", "--use_tensorboard", "false"]
+    more += ["--batch_bins", "60000", "--accum_grad", "3"]
+    for epochs in ("2", "4"):
+        assert main(ssl_options(corpus, folder, *more, "--max_epoch", epochs)) == 0
+    states = torch.load(folder / "checkpoint.pth", weights_only=False)
+    stats, made = states["reporter"]["stats"], int(states["optimizers"][0]["state"][0]["step"])
+    iterations = stats[1]["train"]["total_count"]
+    assert iterations % 3 and stats[4]["train"]["total_count"] == 4 * iterations
+    per_epoch = iterations // 3
+    steps = [0, *(epoch * per_epoch - 1 for epoch in (1, 2, 3, 4))]
+    assert made == steps[-1] == len(norms) - 1
+    assert [int(row["step"]) for row in rows_of(folder) if row["layer"] == "0"] == steps
+    assert list(kept_steps(folder).values()) == steps
+    found = find_checkpoints([str(folder)])
+    assert [(one.step, one.epoch) for one in found[1:]] == list(zip(steps[1:], (1, 2, 3, 4), strict=True))
+    # Of a training from before the steps were noted, all is known but the one that was not made.
+    for both in stats.values():
+        del both["train"]["optim_steps"]
+    assert optimizer_steps(stats, 3) == {epoch: epoch * per_epoch for epoch in (1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize(
