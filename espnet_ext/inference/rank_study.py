@@ -31,6 +31,7 @@ class LogMelFloor(torch.nn.Module):
     """What an encoder has to beat, as an encoder of one layer: 80 log-mel energies of the samples that a frame sees."""
 
     num_layers = 1
+    frames_past_end = False
     name, step = "log-mel", None
 
     def identity(self) -> str:

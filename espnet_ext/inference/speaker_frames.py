@@ -15,6 +15,7 @@ class SpeakerFrames(torch.nn.Module):
 
     num_layers = 1
     ignores_padding = True
+    frames_past_end = False
 
     def __init__(self, model: SpeakerModel):
         super().__init__()

@@ -173,6 +173,8 @@ class HubertEncoder(torch.nn.Module):
             7600 Hz, for trainings of minutes.
     """
 
+    frames_past_end = False
+
     def __init__(
         self,
         hidden_size: int = 768,

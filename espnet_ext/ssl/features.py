@@ -110,7 +110,6 @@ class HiddenLayers:
         from espnet_ext.upstream.layers import frame_grid
 
         self.hop, self.field = frame_grid(self.upstream)
-        self.padded = hasattr(self.upstream, "hop_length")
 
     def __call__(self, wavs: Sequence[np.ndarray]) -> list[list]:
         """Return a list of frames (T, D) per utterance, a tensor on the device for each layer."""
@@ -122,7 +121,7 @@ class HiddenLayers:
             row[: len(wav)] = torch.from_numpy(wav)
         with torch.inference_mode():
             states, frames = self.upstream.layers(speech.to(self.device), lengths.to(self.device))
-        if self.padded:  # s3prl's last frames see what no recording holds
+        if self.upstream.frames_past_end:  # s3prl's last frames see what no recording holds
             frames = frames.cpu().minimum((lengths - self.field) // self.hop + 1)
         states = [states[layer].float() for layer in self.layers]
         return [[state[row, :count] for state in states] for row, count in enumerate(frames.tolist())]

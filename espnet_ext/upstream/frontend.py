@@ -30,9 +30,14 @@ class UpstreamFrontend(Freezable, AbsFrontend):
     """A pretrained encoder of 16 kHz waveforms behind ESPnet's frontend interface; layers as ``layers.py`` counts them.
 
     A subclass makes ``upstream`` (the module) and calls ``set_up``, and says how it runs.
+
+    Every encoder of ``load_upstream`` says two things. ignores_padding: what stands behind an utterance in a batch
+    changes nothing. frames_past_end: an utterance has one or two frames more than fit into it, the last of which see
+    what no recording holds; ``hop_length`` then says how far apart frames are (``layers.frame_grid``).
     """
 
     ignores_padding = True
+    frames_past_end = False
     num_layers: int
     layer: int | None
     normalize_layers: bool

@@ -12,6 +12,8 @@ import torch
 
 from espnet_ext.errors import UserError
 
+S3PRL_FIELD = 400  # samples that a frame of s3prl's upstreams sees: 25 ms at 16 kHz
+
 
 def check_layer(layer: int | None, num_layers: int, where: str) -> None:
     """Raise ``UserError`` where ``layer`` is none of ``num_layers`` (None means all of them)."""
@@ -25,11 +27,11 @@ def check_layer(layer: int | None, num_layers: int, where: str) -> None:
 def frame_grid(upstream: torch.nn.Module) -> tuple[int, int]:
     """Return (hop, field) in samples: frame t sees samples ``t hop`` to ``t hop + field - 1``.
 
-    s3prl pads waveforms, so that its frames begin as those of 25 ms do and there are one or two more at the end: where
-    they lie does not follow from how many there are.
+    upstream: has ``samples_for`` and ``frames_past_end``. Where the latter is true (s3prl), the frames begin as those
+    of 25 ms every ``hop_length`` do and there are one or two more at the end: their number does not say where they lie.
     """
-    if hasattr(upstream, "hop_length"):
-        return upstream.hop_length, 400
+    if upstream.frames_past_end:
+        return upstream.hop_length, S3PRL_FIELD
     field = upstream.samples_for(1)
     return upstream.samples_for(2) - field, field
 

@@ -15,6 +15,8 @@ from espnet_ext.upstream.frontend import Freezable
 from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
 
 MIN_SAMPLES = 800  # s3prl pads anything shorter than 50 ms
+# Between these an encoder with a hop of 20 ms has two frames, and s3prl stops where it should make them four.
+GAP = 960, 1040
 # Settings of a checkpoint that s3prl hands to Python's eval.
 _EVALUATED = ("conv_feature_layers", "extractor_conv_feature_layers", "override_encoder_layers")
 
@@ -25,7 +27,8 @@ class S3prlFrontend(Freezable, EspnetS3prlFrontend):
     What was wrong in ESPnet 202511: a frozen upstream was still switched to training mode, dropout included, and its
     graph was kept; s3prl does not import with today's torchaudio; a wrong name ended in a bare assertion. In s3prl
     0.4.18: padding reaches the features (group norm, and a last frame that is repeated or cut), so utterances of
-    different lengths run apart in evaluation; with transformers 5 its ``hf_`` upstreams lose the final layer norm.
+    different lengths run apart in evaluation; 961 to 1039 samples end in an assertion, so they get zeros up to 1040;
+    with transformers 5 its ``hf_`` upstreams lose the final layer norm.
 
     frontend_conf: upstream (a name such as wavlm_large, hubert_base, hf_hubert_custom), path_or_url (for the custom
     ones), normalize, extra_conf, tile_factor; download_dir: where checkpoints are kept; audio at 16 kHz;
@@ -34,6 +37,7 @@ class S3prlFrontend(Freezable, EspnetS3prlFrontend):
     """
 
     ignores_padding = True
+    frames_past_end = True  # one for every hop that an utterance begins
 
     def __init__(
         self,
@@ -98,16 +102,23 @@ class S3prlFrontend(Freezable, EspnetS3prlFrontend):
         lengths = input_lengths.long()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.upstream.training or bool((lengths == input.size(1)).all()):
-                layers, frames = self.upstream(input, lengths)
-                return layers, frames[0]
+                return self._run(input, lengths)
             return self._by_length(input, lengths)
+
+    def _run(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        low, high = GAP
+        if self.hop_length == 320 and low < wav.size(1) < high:
+            wav = torch.nn.functional.pad(wav, (0, high - wav.size(1)))
+            lengths = torch.where(lengths > low, high, lengths)
+        layers, frames = self.upstream(wav, lengths)
+        return layers, frames[0]
 
     def _by_length(self, wav: torch.Tensor, lengths: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         frames = torch.div(lengths - 1, self.hop_length, rounding_mode="floor") + 1
         layers = [wav.new_zeros(len(wav), int(frames.max()), size) for size in self.upstream.hidden_sizes]
         for length in lengths.unique().tolist():
             rows = lengths == length
-            for layer, part in zip(layers, self.upstream(wav[rows, :length], lengths[rows])[0], strict=True):
+            for layer, part in zip(layers, self._run(wav[rows, :length], lengths[rows])[0], strict=True):
                 layer[rows, : part.size(1)] = part.to(layer.dtype)
         return layers, frames
 

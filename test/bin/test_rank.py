@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from toy_ssl import ssl_options, write_ssl_corpus
 
 from espnet_ext.bin.rank import main as rank
 from espnet_ext.bin.rank_study import main as rank_study
 from espnet_ext.bin.train import main as train
-from espnet_ext.datadir import DataDir, write_scp
+from espnet_ext.datadir import DataDir, read_scp, write_scp
 from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint, find_checkpoints
 from espnet_ext.inference.probe_data import ProbeData
@@ -51,6 +52,7 @@ def test_checkpoints_of_a_run(run):
     steps = [one.step for one in found]
     assert len(found) == 4 and steps[0] == 0 and steps == sorted(steps)
     assert [one.epoch for one in found] == [None, 1, 2, 3]
+    assert [one.untrained for one in found] == [True, False, False, False]
     assert found[0].valid_loss is None and all(one.valid_loss > 0 for one in found[1:])
     # The random initialisation is rebuilt exactly, and takes its place where it was not kept.
     begin = run / "0step.pth"
@@ -60,7 +62,7 @@ def test_checkpoints_of_a_run(run):
     content = begin.read_bytes()
     begin.unlink()
     try:
-        assert [one.spec for one in find_checkpoints([str(run)])][0] == f"init:{run}"
+        assert [(one.spec, one.untrained) for one in find_checkpoints([str(run)])][0] == (f"init:{run}", True)
         assert [one.step for one in find_checkpoints([str(run)])] == steps
     finally:
         begin.write_bytes(content)
@@ -146,6 +148,24 @@ def test_study(corpus, run, capsys):
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_after_a_warm_start_no_encoder_is_untrained(corpus, run, tmp_path, capsys):
+    """Step 0 has the weights of another training: it counts among the trained, and is no random initialisation."""
+    folder, conf = tmp_path / "warm", "{num_utterances: 4, every_epochs: 1, keep: true}"
+    warm = ["--init_param", f"{run / '3epoch.pth'}:encoder:encoder", "--use_tensorboard", "false"]
+    assert train(ssl_options(corpus, folder, "--rank_conf", conf, *warm)) == 0
+    found = find_checkpoints([str(folder)])
+    assert len(found) == 4 and found[0].step == 0 and not any(one.untrained for one in found)
+    capsys.readouterr()
+    options = ["--checkpoints", str(folder), "--data", str(corpus / "dev"), "--train", str(corpus / "train")]
+    options += ["--test", str(corpus / "test"), "--probes", "phone", "--out", str(tmp_path / "study")]
+    assert rank_study(options) == 0
+    said = capsys.readouterr().out + (tmp_path / "study" / "RESULTS.md").read_text()
+    assert "Spearman" in said and "trained |" not in said and "random initialisation" not in said
+    # What it began with cannot be made again from its configuration; it is left out, not refused.
+    (folder / "0step.pth").unlink()
+    assert find_checkpoints([str(folder)]) == found[1:]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -206,6 +226,7 @@ class Reduced(torch.nn.Module):
         self.encoder, self.r = encoder, r
         self.kept = directions[:, :, :r] @ directions[:, :, :r].mT if r else None
         self.num_layers, self.samples_for = encoder.num_layers, encoder.samples_for
+        self.frames_past_end = encoder.frames_past_end
 
     def hidden_states(self, wav, lengths):
         states, frames = self.encoder.hidden_states(wav, lengths)
@@ -244,6 +265,7 @@ class Spectrum(torch.nn.Module):
     """Layer 0 says nothing, layer 1 is the log spectrum of every 25 ms."""
 
     num_layers = 2
+    frames_past_end = False
 
     def samples_for(self, frames):
         return 320 * (frames - 1) + 400
@@ -269,6 +291,7 @@ class Padded(Spectrum):
     """As s3prl has it: the same frames and one or two more, and 50 ms for anything shorter."""
 
     hop_length = 320
+    frames_past_end = True
 
     def samples_for(self, frames):
         return max(800, 320 * (frames - 1) + 1)
@@ -319,6 +342,38 @@ def test_nothing_is_scored_on_what_it_was_trained_on(corpus):
     data = ProbeData(*(RankList(DataDir(corpus / name), name) for name in ("train", "test")), ("speaker",))
     assert data.speaker_split[1] == {utt for utt in speakers if utt[-1] in "23"}
     (corpus / "train" / "utt2session").unlink()
+
+
+def discriminant_accuracy(x, labels, test_x, test_labels, shrinkage):
+    """Of scikit-learn's analysis, in %; features of mean 0 and variance 1."""
+    mean, deviation = np.mean(x, axis=0), np.std(x, axis=0)
+    peer = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit((x - mean) / deviation, labels)
+    return 100 * peer.score((test_x - mean) / deviation, test_labels)
+
+
+def test_probes_against_scikit_learn(corpus):
+    """Phones of frames by loops over the table, speakers of means, each by its discriminant analysis."""
+    lists = [RankList(DataDir(corpus / name), name) for name in ("train", "test")]
+    data = ProbeData(*lists, ("phone", "speaker"))
+    scores = probe_layers(Spectrum(), data, "cpu")[1]
+    frames, labels, means = ([], []), ([], []), {}
+    for place, one in enumerate(lists):
+        for utt, line in read_scp(one.data.path / "utt2phones").items():
+            wav = torch.from_numpy(one.data.audio(utt))[None]
+            hidden = Spectrum().hidden_states(wav, torch.tensor([wav.size(1)]))[0][1, 0].double().numpy()
+            means[utt] = hidden.mean(axis=0)
+            phones = [word.split(":") for word in line.split()]
+            for frame, vector in enumerate(hidden):
+                middle_s = (320 * frame + 200) / 16000
+                found = [label for label, start, end in phones if float(start) <= middle_s < float(end)]
+                frames[place].extend([vector] * len(found))
+                labels[place].extend(found)
+    expected = discriminant_accuracy(frames[0], labels[0], frames[1], labels[1], 1e-3)
+    assert scores["phone"] == pytest.approx(expected, abs=0.2) and len(set(labels[0])) == 3
+    speakers, held_out = data.speaker_split
+    learnt = [utt for utt in speakers if utt not in held_out]
+    both = [([means[utt] for utt in utts], [speakers[utt] for utt in utts]) for utts in (learnt, sorted(held_out))]
+    assert scores["speaker"] == pytest.approx(discriminant_accuracy(*both[0], *both[1], 0.1))
 
 
 def test_eer_of_known_vectors(corpus):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.upstream.layers import check_layer, norm_of_layer, weighted_sum
+from espnet_ext.upstream.layers import check_layer, frame_grid, norm_of_layer, weighted_sum
 from espnet_ext.upstream.padding import (
     ValidGroupNorm,
     let_group_norm_see_lengths,
@@ -41,6 +41,29 @@ def test_check_layer():
     for layer in (4, -5):
         with pytest.raises(UserError, match="here: layer must be from 0 .* to 3"):
             check_layer(layer, 4, "here")
+
+
+class Frames(torch.nn.Module):
+    """An encoder of 300 samples every 100, which keeps another number under the name of s3prl's hop."""
+
+    frames_past_end = False
+    hop_length = 160
+
+    def samples_for(self, num_frames):
+        return 100 * num_frames + 200
+
+
+class More(Frames):
+    """One or two frames more than fit."""
+
+    frames_past_end = True
+
+
+def test_where_frames_lie_is_what_an_encoder_says_of_itself():
+    assert frame_grid(Frames()) == (100, 300)
+    assert frame_grid(More()) == (160, 400)
+    with pytest.raises(AttributeError, match="frames_past_end"):
+        frame_grid(torch.nn.Linear(2, 2))
 
 
 def test_group_norm_over_valid_frames_is_that_of_each_utterance_alone():

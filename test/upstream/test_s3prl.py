@@ -6,6 +6,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from espnet_ext import compat
 from espnet_ext.errors import UserError
+from espnet_ext.upstream.layers import frame_grid
 from espnet_ext.upstream.s3prl import S3prlFrontend
 
 compat.prepare_s3prl()
@@ -47,6 +48,29 @@ def test_equals_espnet_in_names_and_numbers(conf):
     hidden, _ = ours.hidden_states(wav, samples)
     assert hidden.shape == (3, 2, 50, 24)
     torch.testing.assert_close(hidden.mean(dim=0), feats)
+
+
+@pytest.mark.parametrize("samples", [800, 960, 961, 1000, 1039, 1040, 16000])
+def test_frames_past_the_end(conf, samples):
+    """One or two frames more than fit into the waveform."""
+    frontend = S3prlFrontend(frontend_conf=conf).eval()
+    assert frontend.frames_past_end and frame_grid(frontend) == (320, 400)
+    wav = torch.randn(1, samples)
+    frames = int(frontend.hidden_states(wav, torch.tensor([samples]))[1])
+    assert 1 <= frames - ((samples - 400) // 320 + 1) <= 2
+
+
+def test_lengths_at_which_s3prl_stops(conf):
+    """961 to 1039 samples, alone and among others; zeros of the recording's own change nothing."""
+    frontend = S3prlFrontend(frontend_conf=conf, multilayer_feature=True).eval()
+    wav, samples = torch.randn(3, 1039), torch.tensor([1039, 1000, 700])
+    hidden, frames = frontend.hidden_states(wav, samples)
+    assert frames.tolist() == [4, 4, 3] and hidden.shape == (3, 3, 4, 24)
+    for row, count in enumerate(samples.tolist()):
+        alone, own = frontend.hidden_states(wav[row : row + 1, :count], samples[row : row + 1])
+        torch.testing.assert_close(alone[:, 0], hidden[:, row, : int(own)])
+    zeros = torch.nn.functional.pad(wav[:1], (0, 1))
+    torch.testing.assert_close(frontend.hidden_states(zeros, torch.tensor([1040]))[0][:, 0], hidden[:, 0])
 
 
 def test_single_layers(conf):
