@@ -14,7 +14,7 @@ from espnet_ext.datadir import workers
 from espnet_ext.datadir.directory import DataDir
 from espnet_ext.datadir.journal import Done, Journal, file_identity
 from espnet_ext.datadir.operations import carry_trials, replace_tables
-from espnet_ext.datadir.tables import write_scp
+from espnet_ext.datadir.tables import write_broken
 from espnet_ext.datadir.tableset import RECORDING, kind_of, read_tables, restrict
 from espnet_ext.datadir.validate import validate
 from espnet_ext.errors import UserError
@@ -137,9 +137,7 @@ def _finish(source, path, done, resumed, rate_hz, min_duration_s, skip_broken) -
     kept = {utt: entry for utt, entry in sorted(done.items()) if not entry.broken}
     short = {utt for utt, entry in kept.items() if entry.num_samples < min_duration_s * rate_hz}
     kept = {utt: entry for utt, entry in kept.items() if utt not in short}
-    (path / "broken").unlink(missing_ok=True)
-    if broken:
-        write_scp(path / "broken", broken)
+    write_broken(path, broken)
     if broken and not skip_broken:
         raise BrokenUtterances(
             f"{source}: {len(broken)} of {len(done)} utterances are broken, listed in {path / 'broken'}; mend them or "

@@ -102,6 +102,14 @@ def write_scp(path: str | os.PathLike, table: Mapping[str, object]) -> None:
         file.writelines(table_lines(path, table))
 
 
+def write_broken(folder: str | os.PathLike, reasons: Mapping[str, str]) -> None:
+    """List in ``folder/broken`` which utterances were left out and why; no such file where none was."""
+    path = Path(folder) / "broken"
+    path.unlink(missing_ok=True)
+    if reasons:
+        write_scp(path, reasons)
+
+
 def table_lines(path: str | os.PathLike, table: Mapping[str, object]) -> Iterator[str]:
     """Yield the sorted lines of a table; a key or value that would break the format raises ``UserError``."""
     # Sorting str by code point is sorting UTF-8 by byte, which is what `LC_ALL=C sort` does.

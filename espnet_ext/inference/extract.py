@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from espnet_ext.datadir import DataDir
-from espnet_ext.datadir.tables import read_scp, write_scp
+from espnet_ext.datadir.tables import read_scp, write_broken, write_scp
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write, only_writer
 from espnet_ext.inference.clips import Clip, FileClip
@@ -207,9 +207,7 @@ def merge(task: Extraction, parts: Path) -> Path | None:
         raise UserError(
             f"{task.data.path}: all {len(broken)} utterances are broken; the first: {next(iter(broken.values()))}"
         )
-    (task.out / "broken").unlink(missing_ok=True)
-    if broken:
-        write_scp(task.out / "broken", broken)
+    write_broken(task.out, broken)
     write_scp(task.scp, places)
     _remove_unused(task, parts)
     log.info("%s: %d utterances%s", task.scp, len(places), f", {len(broken)} broken left out" if broken else "")

@@ -61,3 +61,8 @@ def read_features(
 def pack_table(table: dict[str, str]) -> np.ndarray:
     """A table of text as an array (rows, 2) that ``.npz`` keeps."""
     return np.array(list(table.items()), dtype=np.str_).reshape(-1, 2)
+
+
+def unpack_table(packed: np.ndarray) -> dict[str, str]:
+    """The table of ``pack_table``."""
+    return dict(packed.tolist())

@@ -61,6 +61,10 @@ class Gmm:
             Gmm(self.weights, self.means, self.covariances.diagonal(dim1=1, dim2=2).clone()) if self.is_full else self
         )
 
+    def full(self) -> "Gmm":
+        """The same mixture with matrices as covariances."""
+        return self if self.is_full else Gmm(self.weights, self.means, torch.diag_embed(self.covariances))
+
     def products(self, x: torch.Tensor) -> torch.Tensor:
         """The second-order terms of frames x (T, F): the upper triangle of x x' (T, F (F + 1) / 2), or the squares."""
         if not self.is_full:

@@ -130,6 +130,11 @@ def _finish(job: Job, work: Path) -> None:
     shutil.rmtree(job.out / "work", ignore_errors=True)
 
 
+def before(job: Job, step: str, work: Path) -> Arrays:
+    """The arrays that the step before this one ended with."""
+    return load(work / f"{job.steps[job.steps.index(step) - 1]}.npz")
+
+
 def save(path: Path, arrays: Arrays) -> None:
     """Write named arrays as one ``.npz``, whole or not at all."""
     with atomic_write(path, "wb") as file:

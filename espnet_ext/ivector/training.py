@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ext.datadir import DataDir, write_scp
+from espnet_ext.datadir import DataDir, write_broken
 from espnet_ext.errors import UserError
 from espnet_ext.ivector.extractor import Accumulator, TotalVariability, maximise, objective
 from espnet_ext.ivector.features import FeatureConfig
-from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features
-from espnet_ext.ivector.gmm import Aligner, Gmm
-from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of
+from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features, unpack_table
+from espnet_ext.ivector.gmm import Aligner
+from espnet_ext.ivector.rounds import Arrays, before, finish_chunks, load, plan_chunks, share_of
 from espnet_ext.ivector.statistics import statistics
 from espnet_ext.ivector.ubm import gmm_of
 from espnet_ext.options import spread_device
@@ -78,8 +78,7 @@ class ExtractorJob:
             return self._align(shard, work)
         if step == "start":
             return {}
-        before = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
-        model = self._model(before, spread_device(self.device, shard))
+        model = self._model(before(self, step, work), spread_device(self.device, shard))
         if step == "vectors":
             return self._moments(model, shard, work)
         total = Accumulator.empty(model)
@@ -93,7 +92,7 @@ class ExtractorJob:
             return self._join_statistics(shares)
         if step == "start":
             return self._start()
-        state = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
+        state = before(self, step, work)
         if step == "vectors":
             return state | self._centre(shares)
         model = self._model(state)
@@ -118,7 +117,8 @@ class ExtractorJob:
         """The statistics of this job's utterances to ``chunks/``, and their second-order sum."""
         ubm = load(self.ubm)
         features = FeatureConfig.from_json(str(ubm["features"]))
-        aligner = self._aligner(gmm_of(ubm).to(spread_device(self.device, shard)))
+        gmm = gmm_of(ubm).full().to(spread_device(self.device, shard))
+        aligner = Aligner(gmm, self.config.num_selected, self.config.min_posterior)
         lengths = lengths_s(self.data, features.rate_hz, self.config.max_utterances)
         at_most = max(1, CHUNK_BYTES // (4 * aligner.gmm.means.numel()))
 
@@ -137,22 +137,15 @@ class ExtractorJob:
         total, utterances, broken = 0.0, 0, {}
         for chunk in finish_chunks(plan_chunks(lengths, shard, work / "chunks", CHUNK_S, at_most), make):
             total, utterances = total + chunk["second"], utterances + len(chunk["n"])
-            broken |= dict(chunk["broken"].tolist())
+            broken |= unpack_table(chunk["broken"])
         return {"second": np.asarray(total), "utterances": np.array(utterances), "broken": pack_table(broken)}
-
-    def _aligner(self, gmm: Gmm) -> Aligner:
-        if not gmm.is_full:
-            gmm = Gmm(gmm.weights, gmm.means, torch.diag_embed(gmm.covariances))
-        return Aligner(gmm, self.config.num_selected, self.config.min_posterior)
 
     def _join_statistics(self, shares: Iterable[Arrays]) -> Arrays:
         second, utterances, broken = 0.0, 0, {}
         for part in shares:
             second, utterances = second + part["second"], utterances + int(part["utterances"])
-            broken |= dict(part["broken"].tolist())
-        (self.out / "broken").unlink(missing_ok=True)
-        if broken:
-            write_scp(self.out / "broken", broken)
+            broken |= unpack_table(part["broken"])
+        write_broken(self.out, broken)
         if utterances < 2:
             raise UserError(
                 f"{self.data.path}: {utterances} usable utterance(s); what varies between utterances cannot be learned "
@@ -165,7 +158,7 @@ class ExtractorJob:
     def _start(self) -> Arrays:
         """T with random entries, the rest as it is in the mixture."""
         ubm = load(self.ubm)
-        gmm = self._aligner(gmm_of(ubm)).gmm
+        gmm = gmm_of(ubm).full()
         deviation = gmm.covariances.diagonal(dim1=1, dim2=2).sqrt().numpy()
         noise = np.random.default_rng(self.config.seed).normal(size=(*deviation.shape, self.config.dim))
         config = asdict(self.config)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_ext.datadir import DataDir, write_scp
+from espnet_ext.datadir import DataDir, write_broken
 from espnet_ext.errors import UserError
 from espnet_ext.ivector.features import FeatureConfig
-from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features
+from espnet_ext.ivector.frames import fingerprint, lengths_s, pack_table, read_features, unpack_table
 from espnet_ext.ivector.gmm import Aligner, Gmm, Statistics, maximise
-from espnet_ext.ivector.rounds import Arrays, finish_chunks, load, plan_chunks, share_of
+from espnet_ext.ivector.rounds import Arrays, before, finish_chunks, load, plan_chunks, share_of
 from espnet_ext.options import spread_device
 
 log = logging.getLogger(__name__)
@@ -73,9 +73,8 @@ class UbmJob:
             return self._read(shard, work)
         if step == "start":
             return {}
-        state = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
         device = spread_device(self.device, shard)
-        gmm = gmm_of(state).to(device)
+        gmm = gmm_of(before(self, step, work)).to(device)
         aligner = Aligner(gmm, self.config.num_selected)
         total = Statistics.of(aligner, gmm.means[:0])
         for path in share_of(work / "chunks", shard):
@@ -92,7 +91,7 @@ class UbmJob:
         if step == "start":
             gmm = start(self._in_memory(work, int(frames["count"])), self.config, floor)
             return self._state(gmm, [])
-        state = load(work / f"{self.steps[self.steps.index(step) - 1]}.npz")
+        state = before(self, step, work)
         parts = list(shares)
         total = Statistics(*(torch.from_numpy(sum(part[name] for part in parts)) for name in ("n", "f", "s")))
         likelihood = sum(float(part["log_likelihood"]) for part in parts) / sum(int(part["frames"]) for part in parts)
@@ -103,7 +102,7 @@ class UbmJob:
             step, likelihood, kept, floored,
         )  # fmt: skip
         if step == f"diagonal.{self.config.diagonal_iterations}" and self.config.full_iterations:
-            gmm = Gmm(gmm.weights, gmm.means, torch.diag_embed(gmm.covariances))
+            gmm = gmm.full()
         return self._state(gmm, [*state["log_likelihoods"].tolist(), likelihood])
 
     def _state(self, gmm: Gmm, log_likelihoods: list[float]) -> Arrays:
@@ -138,7 +137,7 @@ class UbmJob:
             x = chunk["x"].astype(np.float64)
             sums += np.stack((x.sum(0), (x**2).sum(0)))
             count += len(x)
-            broken |= dict(chunk["broken"].tolist())
+            broken |= unpack_table(chunk["broken"])
         return {"sums": sums, "count": np.array(count), "broken": pack_table(broken)}
 
     def _join_frames(self, shares: Iterable[Arrays]) -> Arrays:
@@ -147,11 +146,9 @@ class UbmJob:
             sums, count, broken = (
                 sums + part["sums"],
                 count + int(part["count"]),
-                broken | dict(part["broken"].tolist()),
+                broken | unpack_table(part["broken"]),
             )
-        (self.out / "broken").unlink(missing_ok=True)
-        if broken:
-            write_scp(self.out / "broken", broken)
+        write_broken(self.out, broken)
         if count < self.config.num_gaussians:
             raise UserError(
                 f"{self.data.path}: {count} voiced frames are too few for {self.config.num_gaussians} Gaussians; take "
@@ -208,7 +205,7 @@ def start(x: torch.Tensor, config: UbmConfig, floor: torch.Tensor) -> Gmm:
             "start: log likelihood %.6f per frame before iteration %d", total.log_likelihood / len(x), iteration + 1
         )
     if config.full_iterations and not config.diagonal_iterations:
-        return Gmm(gmm.weights, gmm.means, torch.diag_embed(gmm.covariances))
+        return gmm.full()
     return gmm
 
 

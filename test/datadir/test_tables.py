@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from espnet_ext.audio.io import write_audio
-from espnet_ext.datadir import DataDir, Segment, Trials, read_scp, read_trials, write_scp, write_trials
+from espnet_ext.datadir import DataDir, Segment, Trials, read_scp, read_trials, write_broken, write_scp, write_trials
 from espnet_ext.errors import UserError
 
 
@@ -16,6 +16,14 @@ def test_tables_are_sorted_as_sort_does_it(tmp_path):
     answer = subprocess.run(["sort", tmp_path / "t"], env={"LC_ALL": "C"}, capture_output=True, check=True)
     assert (tmp_path / "t").read_bytes() == answer.stdout
     assert list(read_scp(tmp_path / "t")) == sorted(keys)
+
+
+def test_what_was_left_out_is_listed_anew(tmp_path):
+    write_broken(tmp_path, {"b": "is silent", "a": "is cut off"})
+    assert (tmp_path / "broken").read_text() == "a is cut off\nb is silent\n"
+    write_broken(tmp_path, {})
+    write_broken(str(tmp_path), {})
+    assert not (tmp_path / "broken").exists()
 
 
 def test_only_the_first_blank_separates(tmp_path):

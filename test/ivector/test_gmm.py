@@ -30,6 +30,13 @@ def test_likelihoods_equal_scipys(full):
     np.testing.assert_allclose(gamma, np.exp(expected - np.logaddexp.reduce(expected, axis=1)[:, None]), atol=1e-10)
 
 
+def test_full_is_the_same_mixture_with_matrices():
+    diagonal, x = random_gmm(5, 4).diagonal(), torch.from_numpy(draw(random_gmm(5, 4), 50)[0])
+    full = diagonal.full()
+    assert full.is_full and full.covariances.shape == (5, 4, 4) and full.full() is full
+    torch.testing.assert_close(full.log_joint(x), diagonal.log_joint(x), rtol=1e-12, atol=1e-10)
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_em_equals_scikit_learns_from_the_same_start(full):
     from sklearn.mixture import GaussianMixture
