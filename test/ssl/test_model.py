@@ -106,6 +106,30 @@ def test_logits_by_hand(temperature):
         np.testing.assert_allclose(head(x).detach().numpy(), cosines / temperature, atol=0.05 / temperature)
 
 
+def test_loss_and_accuracy_by_hand():
+    """Streams, masked and visible frames by their weights, in float64 by loops over the logits of every frame."""
+    weights = {"stream_weights": [0.7, 0.2], "masked_weight": 2.0, "unmasked_weight": 0.3, "penalty_weight": 4.0}
+    model = build(units=[K, 5], **weights).eval()
+    data = batch(model, (5000, 3100), streams=2)
+    data["units"][..., 1].clamp_(max=4)
+    with torch.no_grad():
+        loss, stats, weight = model(**data)
+        encoded = model.encoder(data["speech"], data["speech_lengths"], data["mask"])
+        logits = [head(encoded.last).double().numpy() for head in model.heads]
+    total, right, masked, frames = 0.0, 0.0, 0, 0
+    for row, samples in enumerate((5000, 3100)):
+        for frame in range(model.encoder.geometry.frames(samples)):
+            hidden = bool(data["mask"][row, frame])
+            frames, masked = frames + 1, masked + hidden
+            for stream, share in enumerate((0.7, 0.2)):
+                scores, unit = logits[stream][row, frame], int(data["units"][row, frame, stream])
+                total += share * (2.0 if hidden else 0.3) * (np.log(np.exp(scores).sum()) - scores[unit])
+                right += 0.5 * hidden * (scores.argmax() == unit)
+    assert int(weight) == frames and 0 < masked < frames
+    np.testing.assert_allclose(float(loss), total / frames + 4.0 * float(encoded.power), rtol=1e-5)
+    np.testing.assert_allclose(float(stats["acc_m"]), right / masked, rtol=1e-5)
+
+
 def test_visible_frames_count_only_if_asked():
     model = build(penalty_weight=0.0).train()
     data = batch(model)
