@@ -36,7 +36,8 @@ def wavs(tmp_path):
             wav = voice(10 * s + u, s, 1.2, rate_hz=(16000, 22050)[u % 2])
             if u == 2:
                 wav = np.stack([wav, 0.5 * wav], axis=1)
-            write(tmp_path / "my wavs" / f"Zoë {s:02d}" / f"take {u}.wav", wav, (16000, 22050)[u % 2])
+            kind = ".wav" if u < 4 else (".flac", ".WAV")[u % 2]
+            write(tmp_path / "my wavs" / f"Zoë {s:02d}" / f"take {u}{kind}", wav, (16000, 22050)[u % 2])
     return tmp_path / "my wavs"
 
 
@@ -48,6 +49,7 @@ def test_every_block_runs_and_ends_with_a_result(checkout, wavs):
     recipe = checkout / "egs2/my_corpus/spk1"
     counts = {name: (recipe / "dump" / name / "spk2utt").read_text().count("\n") for name in ("train", "test")}
     assert counts == {"train": 9, "test": 3}
+    assert (recipe / "dump/train/utt2spk").read_text().count("\n") == 9 * 6
     assert "EER" in (recipe / "exp/spk_first_try/RESULTS.md").read_text()
     exp = checkout / "egs2/my_corpus/ssl1/exp/ssl_first_try"
     assert "speaker accuracy" in (exp / "it2/probe_test/RESULTS.md").read_text()
