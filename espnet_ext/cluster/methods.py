@@ -73,20 +73,20 @@ def cluster(
     if num_kmeans > 0 and k is not None and num_kmeans < k:
         raise UserError(f"clustering: {num_kmeans} k-means centroids cannot become {k} clusters; raise --num_kmeans")
     first = kmeans(x, num_kmeans, **options) if num_kmeans > 0 else None
-    return second_step(x, first, method, k, metric, linkage, weighted, min_size, seed, device)
+    return _second_step(x, first, method, k, metric, linkage, weighted, min_size, seed, device)
 
 
-def second_step(
+def _second_step(
     x: np.ndarray,
     first: KMeans | None,
     method: str,
     k: int | None,
     metric: str,
-    linkage: str = "ward",
-    weighted: bool = False,
-    min_size: int = 5,
-    seed: int = 0,
-    device: str | None = None,
+    linkage: str,
+    weighted: bool,
+    min_size: int,
+    seed: int,
+    device: str | None,
 ) -> Clustering:
     """Cluster the centroids of ``first``, or the vectors where it is None, and give the vectors their clusters."""
     points = x if first is None else first.centroids

@@ -10,6 +10,7 @@ import torch
 
 from espnet_ext.errors import UserError
 from espnet_ext.inference.units import identity_of
+from espnet_ext.upstream.load import HELP
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
         elif path.is_file() and path.suffix == ".pth" and (path.parent / "config.yaml").is_file():
             found.append(_of_file(path))
         elif ":" not in spec and not path.exists():
-            # Before anything is measured, not when its turn comes.
-            raise UserError(f"{spec}: no such encoder; give weights, the folder of a training, or hf:, s3prl:, …")
+            # As ``load_upstream`` does, but before anything is measured, not when its turn comes.
+            raise UserError(f"{spec}: no such encoder; give the folder of a training, init:SPEC, {HELP}")
         else:
             random = spec.startswith("init:")
             found.append(Checkpoint(spec, spec, 0 if random else None, untrained=random))

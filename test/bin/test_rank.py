@@ -17,6 +17,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint, find_checkpoints
 from espnet_ext.inference.probe_data import ProbeData
 from espnet_ext.inference.rank import RankSettings, measure_ranks
+from espnet_ext.inference.rank_report import mean_over_layers
 from espnet_ext.inference.rank_study import LogMelFloor, probe_layers, trial_eer
 from espnet_ext.metrics.correlation import pearson, spearman
 from espnet_ext.ssl.features import LogMel
@@ -98,6 +99,10 @@ def test_rank_of_a_run(corpus, run, capsys, monkeypatch):
     monkeypatch.setattr(Checkpoint, "open", lambda *_: pytest.fail("opened again"))
     assert rank(options) == 0
     assert capsys.readouterr().out == table and (out / "RESULTS.md").is_file()
+
+
+def test_the_mean_is_that_of_what_layers_give():
+    assert mean_over_layers({0: 100.0, 1: 2.0, 2: 4.0, 3: 9.0}) == 5 and mean_over_layers({0: 7.0}) == 7
 
 
 def test_batches_do_not_matter(corpus, run):
