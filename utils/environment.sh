@@ -47,11 +47,18 @@ export GOMP_SPINCOUNT="${GOMP_SPINCOUNT-3000}"
 # Byte order for every sort, as in Kaldi, and names that are not ASCII stay readable.
 if locale -a 2> /dev/null | grep -qix 'C.utf-\?8'; then export LC_ALL=C.UTF-8; else export LC_ALL=C PYTHONUTF8=1; fi
 
+# Before a command: where util-linux can, it ends with this script, even by kill -9, and never writes beside the next run.
+_environment_guard=()
+if setpriv --pdeathsig keep true 2> /dev/null; then _environment_guard=(setpriv --pdeathsig TERM); fi
+
 # The job commands are one word each, so that ${train_cmd} may stand unquoted wherever the checkout lies.
 _environment_jobs() {
     _recipe_command="$(quote "$@")"
     echo "$(date '+%F %T') ${_recipe_command}" >&2
-    python "${MAIN_ROOT}/utils/$1" "${@:2}" || return
+    local guard=()
+    # On a cluster jobs may go on without the machine that asked for them.
+    if [ "$1" = run.py ]; then guard=(${_environment_guard[@]+"${_environment_guard[@]}"}); fi
+    ${guard[@]+"${guard[@]}"} "${PYTHON}" "${MAIN_ROOT}/utils/$1" "${@:2}" || return
     _recipe_command=""
 }
 run.py() { _environment_jobs run.py "$@"; }

@@ -60,10 +60,7 @@ warn_outdated() { # PATH SOURCE WHO: a word where PATH is older than what it was
 }
 run() { # COMMAND…: show it, run it, keep what it prints in the stage's log
     local status=0 file="${log_dir}/${_recipe_now:-recipe}.log" guard=()
-    # Where util-linux can: the command ends with this script, even by kill -9, and never writes beside the next run.
-    if [ "$(type -t "$1")" = file ] && setpriv --pdeathsig keep true 2> /dev/null; then
-        guard=(setpriv --pdeathsig TERM)
-    fi
+    if [ "$(type -t "$1")" = file ]; then guard=(${_environment_guard[@]+"${_environment_guard[@]}"}); fi
     _recipe_log="${file}"
     _recipe_command="$(quote "$@")"
     mkdir -p "${log_dir}"

@@ -195,12 +195,13 @@ def test_interrupt_and_kill(recipe):
     assert recipe().returncode == 0
 
 
-def test_a_killed_template_takes_its_command_along(recipe):
+@pytest.mark.parametrize("how", ["run", "${train_cmd} JOB=1:1 log/x.JOB.log"])
+def test_a_killed_template_takes_its_command_along(recipe, how):
     """Otherwise a training whose run.sh was killed would write beside the one that resumes it."""
     if subprocess.run(["setpriv", "--pdeathsig", "keep", "true"], capture_output=True).returncode != 0:
         pytest.skip("setpriv of util-linux has no --pdeathsig here")
     slow = recipe.folder.parent / "the tämplate" / "slow.sh"
-    command = 'run python -c \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\''
+    command = how + ' python -c \'import os, time; open("pid", "w").write(str(os.getpid())); time.sleep(60)\''
     slow.write_text(TEMPLATE.replace("mkdir -p data\n", command + "\n"))
     process = subprocess.Popen(["bash", slow], cwd=recipe.folder, env=recipe.env, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
