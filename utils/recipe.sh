@@ -107,6 +107,9 @@ stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
     _recipe_number=$1 _recipe_now=$2 _recipe_command="" _recipe_log="" _recipe_start="$(date +%s%3N)"
     log "== stage $1 $2: $3 =="
 }
+begin_again() { # FIRST LAST: in a loop over these stages, FIRST comes next even where --stage began behind it
+    if [ "${_recipe_first}" -gt "$1" ] && [ "${_recipe_first}" -le "$2" ]; then _recipe_first=$1; fi
+}
 _stage_close() { # STATUS: note the wall time of the stage that was running
     [ -n "${_recipe_now}" ] || return 0
     local ms=$(($(date +%s%3N) - _recipe_start)) seconds row

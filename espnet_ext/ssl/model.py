@@ -111,7 +111,8 @@ class HubertPretraining(AbsESPnetModel):
                 stats |= self._loss(encoded.last, units, visible, "u")[1]
         count = count.clamp(min=1)
         loss = loss / count + self.penalty_weight * encoded.power
-        stats = {"loss": loss.detach(), "power": encoded.power.detach(), **stats}
+        # ESPnet's trainer divides the loss by accum_grad in place, and would divide what is reported with it.
+        stats = {"loss": loss.detach().clone(), "power": encoded.power.detach(), **stats}
         if not torch.isfinite(loss):
             raise UserError(
                 f"the loss is {float(loss.detach())} on utterance(s) {', '.join(utt_id) or 'without names'}; the "

@@ -45,9 +45,10 @@ def complete_data(task, args: argparse.Namespace) -> None:
     task.build_preprocess_fn(args, train=True)  # here it says early what is wrong with its settings
     lengths = {part: lengths_of(args, part == "train") for part in ("train", "dev")}
     for part, used in lengths.items():
-        left_out = len(DataDir(getattr(args, f"{part}_dir")).utterances) - len(used)
-        if left_out:
-            print(f"{part}: {left_out} utterances are left out, without units or shorter than {args.min_s:g} s (min_s)")
+        every = len(DataDir(getattr(args, f"{part}_dir")).utterances)
+        if len(used) < every:
+            why = f"without units or shorter than {args.min_s:g} s (min_s)"
+            print(f"{part}: {every - len(used)} of {every} utterances are left out, {why}")
     sampler = LengthSampler(lengths["train"], args.batch_bins)
     LengthSampler(lengths["dev"], args.batch_bins, shuffle=False)
     iterations = args.num_iters_per_epoch or len(sampler)
@@ -57,11 +58,12 @@ def complete_data(task, args: argparse.Namespace) -> None:
             f"accum_grad: {iterations} iterations per epoch never make a step of {args.accum_grad}; lower accum_grad "
             "or batch_bins"
         )
-    hours = f"{sampler.lengths.sum() / RATE_HZ / 3600:.1f} h"
+    minutes = sampler.lengths.sum() / RATE_HZ / 60
+    audio = f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min"
     share, kind = (sampler.surplus(), "dropped") if args.drop_padding else (sampler.padding(), "padding")
     per = f"pass of {len(sampler)} iterations" if args.num_iters_per_epoch else "epoch"
     print(
-        f"train: {len(sampler.utterances)} utterances, {hours} and {100 * share:.1f} % {kind} per {per}, "
+        f"train: {len(sampler.utterances)} utterances, {audio} and {100 * share:.1f} % {kind} per {per}, "
         f"{iterations} iterations per epoch, {args.max_epoch} epochs, {steps * args.max_epoch} steps; "
         f"streams: {', '.join(f'{n} ({k})' for n, k in zip(args.stream_names, args.num_units, strict=True))}",
         flush=True,

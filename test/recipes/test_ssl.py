@@ -143,6 +143,14 @@ def test_an_earlier_iteration_that_goes_on(copied):
     run(copied, *options, "--stage", "clusters", "--stop_stage", "clusters")
 
 
+def test_a_later_stage_goes_on_with_the_next_iteration(copied):
+    """--stage train, and no iteration after the first has centroids yet: they are made when their turn comes."""
+    units = units_of(copied, "it2/units/test")
+    shutil.rmtree(copied / EXP / "it2")
+    run(copied, "--stage", "train", "--stop_stage", "train")
+    assert units_of(copied, "it2/units/test") == units and (copied / EXP / "it2/hf/model.safetensors").is_file()
+
+
 def test_a_warm_start(copied):
     """The second encoder begins with the weights of the first, its heads anew; at a rate of 0 it keeps them."""
     one = torch.load(copied / EXP / "it1/model/valid.loss_m.best.pth", weights_only=True)

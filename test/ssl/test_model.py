@@ -214,6 +214,15 @@ def test_nothing_masked_is_no_loss_but_no_error():
     assert float(loss) == 0 and float(stats["acc_m"]) == 0 and float(weight) == 1
 
 
+def test_what_is_reported_is_not_what_is_accumulated():
+    """ESPnet's trainer divides the loss in place by accum_grad: the statistics stay."""
+    model = build().train()
+    loss, stats, _ = model(**batch(model))
+    before = float(stats["loss"])
+    loss /= 4
+    assert float(stats["loss"]) == before == pytest.approx(4 * float(loss.detach()))
+
+
 def test_weights_of_streams_are_checked():
     with pytest.raises(UserError, match=r"stream_weights has 2 numbers for 1 stream"):
         build(stream_weights=[1, 2])

@@ -241,7 +241,7 @@ def test_utterances_that_are_left_out_are_counted(corpus, tmp_path, capsys):
     given = options(corpus, tmp_path / "e", train_units=tmp_path / "few", min_s=shortest / 16000, max_epoch=1)
     assert train(given) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
-    assert f"train: {3 + short} utterances are left out, without units or shorter than" in said
+    assert f"train: {3 + short} of 40 utterances are left out, without units or shorter than" in said
     assert f"train: {37 - short} utterances, " in said
 
 
@@ -306,6 +306,6 @@ def test_a_resumed_training_is_an_undisturbed_one(corpus, tmp_path, capsys):
     one, other = (torch.load(tmp_path / name / "3epoch.pth", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     said = capsys.readouterr().out
-    assert re.search(r" h and \d+\.\d % dropped per pass of \d+ iterations, 5 iterations per epoch", said)
+    assert re.search(r" utterances, 0\.\d min and \d+\.\d % dropped per pass of \d+ iterations, 5 iterations per epoch", said)
     said = error_of([*whole, "--accum_grad", "99", "--resume", "false"], capsys)
     assert "iterations per epoch never make a step of 99; lower accum_grad or batch_bins" in said

@@ -102,6 +102,7 @@ fi
 for ((iter = start_iter; iter <= stop_iter; iter++)); do
     log "-- iteration ${iter} of ${stop_iter}"
     it="${exp}/it${iter}"
+    if [ "${iter}" -gt "${start_iter}" ]; then begin_again 4 6; fi # --stage train goes on with the next one's clusters
     if stage 4 clusters "every iteration: features -> centroids -> exp/…/it*/centroids"; then
         for name in "${fit_set}" "${dev_set}"; do require "dump/${name}/wav.scp" "stage 3 (split)"; done
         keep_settings "${iter}" "${it}/model/checkpoint.pth" "name another --ssl_tag"
