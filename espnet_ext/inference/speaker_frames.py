@@ -1,5 +1,7 @@
 """A trained speaker model as an encoder of frames, so that what reads pretrained encoders reads it too."""
 
+from pathlib import Path
+
 import torch
 
 from espnet_ext.errors import UserError
@@ -47,7 +49,12 @@ class SpeakerFrames(torch.nn.Module):
 
 
 def open_upstream(spec: str) -> torch.nn.Module:
-    """``load_upstream``, frozen, that takes trained speaker models (folder, weights, package) as well."""
+    """``load_upstream``, frozen, that takes a trained speaker model (folder, weights, package) and units:FOLDER too."""
+    kind, _, rest = spec.partition(":")
+    if kind == "units" and rest:
+        from espnet_ext.ssl.unit_frontend import UnitFrontend
+
+        return UnitFrontend(Path(rest).expanduser())
     return load_upstream(spec, other_task=_speaker_frames)
 
 

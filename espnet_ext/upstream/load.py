@@ -11,9 +11,8 @@ from espnet_ext.zoo.package import Package, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
 HELP = (
-    "hf:ID_OR_FOLDER, s3prl:NAME, s3prl:NAME:CHECKPOINT, torchaudio:PIPELINE (such as HUBERT_BASE), units:FOLDER "
-    "(centroids of fit_units in place of frames), or a path: a Hugging Face folder, a checkpoint of torchaudio, "
-    "fairseq, s3prl or WavLM, an experiment folder or package of ours"
+    "hf:ID_OR_FOLDER, s3prl:NAME, s3prl:NAME:CHECKPOINT, torchaudio:PIPELINE (such as HUBERT_BASE), or a path: a "
+    "Hugging Face folder, a checkpoint of torchaudio, fairseq, s3prl or WavLM, an experiment folder or package of ours"
 )
 
 
@@ -41,10 +40,6 @@ def load_upstream(
         from espnet_ext.upstream.s3prl import open_s3prl
 
         return open_s3prl(rest, **options)
-    if kind == "units" and rest:
-        from espnet_ext.upstream.units import UnitFrontend
-
-        return UnitFrontend(os.path.expanduser(rest), **options)
     path = Path(os.path.expanduser(spec))
     if path.name in ("model.safetensors", "pytorch_model.bin") and path.is_file():
         path = path.parent  # Hugging Face's names for the weights of a folder

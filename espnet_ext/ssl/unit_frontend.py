@@ -20,27 +20,14 @@ class UnitFrontend(UpstreamFrontend):
 
     Args:
         folder: of ``fit_units``, of k-means: units of random projections stand for no frame.
-        freeze: nothing here has a gradient; the option is there because all encoders have it.
-        layer, normalize_layers: see ``UpstreamFrontend.set_up``.
-        normalize: None; waveforms are normalised as they were when the centroids were fitted.
+        layer, normalize_layers: see ``UpstreamFrontend.set_up``; nothing but its learned sum has a gradient.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        freeze: bool = True,
-        layer: int | None = None,
-        normalize_layers: bool = False,
-        normalize: bool | None = None,
-    ):
+    def __init__(self, folder: str | Path, layer: int | None = None, normalize_layers: bool = False):
         super().__init__()
-        if normalize is not None:
-            raise UserError(f"units:{folder}: waveforms are normalised as the centroids want it; leave normalize out")
         quantizer = Quantizer.load(folder)
         if not isinstance(quantizer.codebooks[0], Codebook):
-            raise UserError(
-                f"units:{folder}: units of a {quantizer.kind} have no centroids, so they stand for no frame"
-            )
+            raise UserError(f"units:{folder}: units of a {quantizer.kind} have no centroids; take some of k-means")
         self.grid = quantizer.field, quantizer.hop
         self.features = make_features(quantizer.features, [n for n in quantizer.layers if n is not None])
         self.books = quantizer.codebooks

@@ -9,10 +9,12 @@ from espnet_ext.audio.io import read_audio
 from espnet_ext.bin.fit_units import main as fit_units
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
+from espnet_ext.inference.speaker_frames import open_upstream
 from espnet_ext.inference.units import identity_of
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.features import LogMel
 from espnet_ext.ssl.hugging_face import write_folder
+from espnet_ext.ssl.unit_frontend import UnitFrontend
 from espnet_ext.upstream.load import load_upstream
 
 SIZES = {
@@ -64,7 +66,7 @@ def centroids(path):
 
 
 def test_layers_are_sums_of_the_nearest_centroids(corpus):
-    encoder, wavs = load_upstream(f"units:{corpus / 'mel'}"), waveforms(corpus)
+    encoder, wavs = open_upstream(f"units:{corpus / 'mel'}"), waveforms(corpus)
     states, frames = encoder.hidden_states(*batch_of(wavs))
     assert states.shape == (3, 3, int(frames.max()), 80) and encoder.num_layers == 3 and encoder.output_size() == 80
     for row, wav in enumerate(wavs):
@@ -79,7 +81,7 @@ def test_layers_are_sums_of_the_nearest_centroids(corpus):
 
 
 def test_streams_of_several_layers(corpus):
-    encoder, wavs = load_upstream(f"units:{corpus / 'layers'}"), waveforms(corpus, 2)
+    encoder, wavs = open_upstream(f"units:{corpus / 'layers'}"), waveforms(corpus, 2)
     behind = load_upstream(f"hf:{corpus / 'hf'}")
     states, frames = encoder.hidden_states(*batch_of(wavs))
     hidden, same = behind.hidden_states(*batch_of(wavs))
@@ -96,14 +98,14 @@ def test_streams_of_several_layers(corpus):
 
 
 def test_padding_and_batch_size_change_nothing(corpus):
-    encoder, wavs = load_upstream(f"units:{corpus / 'layers'}"), waveforms(corpus)
+    encoder, wavs = open_upstream(f"units:{corpus / 'layers'}"), waveforms(corpus)
     together, frames = encoder.hidden_states(*batch_of(wavs))
     for row, wav in enumerate(wavs):
         alone, _ = encoder.hidden_states(*batch_of([wav]))
         torch.testing.assert_close(together[:, row, : frames[row]], alone[:, 0])
         assert not together[:, row, frames[row] :].any()
     # As a frontend of one level, and of the learned sum of all.
-    one, _ = load_upstream(f"units:{corpus / 'layers'}", layer=1)(*batch_of(wavs))
+    one, _ = UnitFrontend(corpus / "layers", layer=1)(*batch_of(wavs))
     torch.testing.assert_close(one, together[1])
     mixed, _ = encoder(*batch_of(wavs))
     mixed.sum().backward()
@@ -132,10 +134,8 @@ def test_other_centroids_are_another_encoder(corpus, tmp_path):
 
 def test_mistakes(corpus):
     with pytest.raises(UserError, match="units of a random_projection have no centroids"):
-        load_upstream(f"units:{corpus / 'random'}")
+        open_upstream(f"units:{corpus / 'random'}")
     with pytest.raises(UserError, match="no centroids that fit_units made"):
-        load_upstream(f"units:{corpus / 'nowhere'}")
+        open_upstream(f"units:{corpus / 'nowhere'}")
     with pytest.raises(UserError, match="layer must be from 0 .* to 2"):
-        load_upstream(f"units:{corpus / 'mel'}", layer=3)
-    with pytest.raises(UserError, match="leave normalize out"):
-        load_upstream(f"units:{corpus / 'mel'}", normalize=True)
+        UnitFrontend(corpus / "mel", layer=3)
