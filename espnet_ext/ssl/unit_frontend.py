@@ -31,6 +31,7 @@ class UnitFrontend(UpstreamFrontend):
         self.grid = quantizer.field, quantizer.hop
         self.features = make_features(quantizer.features, [n for n in quantizer.layers if n is not None])
         self.books = quantizer.codebooks
+        self.config = {"quantizer": quantizer.identity}  # what is remembered of one is not that of another
         # Registered, so that it moves to a GPU with this module; cepstra and log-mel energies have none.
         self.upstream = getattr(self.features, "upstream", torch.nn.Identity())
         self.set_up(len(quantizer.streams), True, layer, normalize_layers, f"units:{folder}")

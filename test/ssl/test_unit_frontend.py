@@ -11,6 +11,7 @@ from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.speaker_frames import open_upstream
 from espnet_ext.inference.units import identity_of
+from espnet_ext.inference.zero_shot import open_zero_shot
 from espnet_ext.ssl.encoder import HubertEncoder
 from espnet_ext.ssl.features import LogMel
 from espnet_ext.ssl.hugging_face import write_folder
@@ -130,6 +131,9 @@ def test_other_centroids_are_another_encoder(corpus, tmp_path):
     ]
     assert fit_units([*options, "--out", str(corpus / "mel2")]) == 0
     assert identity_of(f"units:{corpus / 'mel2'}") != before
+    # What `layer_probe` keeps of one is not that of the other either.
+    known = [open_zero_shot(f"units:{corpus / name}")[0] for name in ("mel", "mel", "mel2")]
+    assert known[0] == known[1] != known[2]
 
 
 def test_mistakes(corpus):
