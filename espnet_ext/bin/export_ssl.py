@@ -31,10 +31,10 @@ def main(argv=None):
     from espnet_ext.ssl.s3prl_format import write_s3prl
 
     model, conf = load_pretraining(args.exp, args.model_file)
-    if args.s3prl:
-        write_s3prl(model, conf, RATE_HZ / model.encoder.geometry.hop, args.s3prl)
     write_folder(model.encoder, conf, args.out)
     print(f"{args.out}: {parameters_of(model.encoder) / 1e6:.2f} M weights, layers 0 to {model.encoder.num_layers - 1}")
+    if args.s3prl:  # last: it cannot express every encoder
+        write_s3prl(model, conf, RATE_HZ / model.encoder.geometry.hop, args.s3prl)
 
 
 if __name__ == "__main__":

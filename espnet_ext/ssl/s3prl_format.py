@@ -27,6 +27,8 @@ _NAMES = (
     (r"^encoder\.encoder\.", "encoder."),
 )
 
+_WITHOUT = "use the Hugging Face folder, without --s3prl (in a recipe: --s3prl false)"
+
 
 def fairseq_state(model: HubertPretraining, norm: str) -> dict[str, torch.Tensor]:
     """Return the weights of a pre-training under fairseq's names, heads included (``untie_final_proj``)."""
@@ -56,10 +58,10 @@ def write_s3prl(model: HubertPretraining, conf: dict, label_rate_hz: float, path
     if convs[-1].conv.out_channels == size:
         raise UserError(
             f"s3prl's HuBERT has no projection where the last convolution has as many channels ({size}) as the "
-            "transformer; train with another conv_dim, or use the Hugging Face folder"
+            f"transformer; train with another conv_dim, or {_WITHOUT}"
         )
     if conf.get("layer_norm_eps", 1e-5) != 1e-5:
-        raise UserError(f"s3prl's HuBERT has layer_norm_eps 1e-5, this one {conf['layer_norm_eps']}")
+        raise UserError(f"s3prl's HuBERT has layer_norm_eps 1e-5, this one {conf['layer_norm_eps']}; {_WITHOUT}")
     norm = conf.get("feat_extract_norm", "group")
     first = encoder.encoder.layers[0]
     positions = encoder.encoder.pos_conv_embed.conv

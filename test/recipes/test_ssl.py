@@ -243,6 +243,13 @@ def test_without_phones(copied):
         assert "speaker accuracy (%)" in text and "phone accuracy (%)" not in text
 
 
+def test_packed_without_s3prl(copied):
+    run(copied, "--stage", "pack", "--s3prl", "false")
+    assert (copied / EXP / "hf/model.safetensors").is_file() and not (copied / EXP / "s3prl.pt").exists()
+    run(copied, "--stage", "pack")
+    assert (copied / EXP / "s3prl.pt").is_file()
+
+
 def test_without_test_sets(copied):
     """Nothing to compare with: the stage is passed over."""
     before = contents(copied, f"{EXP}/**/*")

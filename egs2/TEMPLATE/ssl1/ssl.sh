@@ -31,6 +31,7 @@ warm_start=false           # true: an encoder goes on from the iteration before,
 ssl_tag=                   # name of the experiment (empty: the last config's)
 expdir=exp                 # where experiments go
 inference_model=valid.loss_m.best.pth  # checkpoint in an iteration's folder
+s3prl=true                 # pack the encoder for s3prl too
 rank_lists=                # more utterances that ranks are measured on: words NAME=DATA_DIR, such as another domain
 num_rank_utts=10000        # dev utterances that ranks are measured on (at most)
 num_probe_utts=2000        # utterances that probes are trained on, and as many they are scored on (at most)
@@ -191,6 +192,8 @@ fi
 
 if stage 10 pack "the last encoder as a Hugging Face HubertModel -> exp/…/hf, and for s3prl -> exp/…/s3prl.pt"; then
     require "${exp}/it${stop_iter}/model/${inference_model}" "stage 6 (train)"
+    more=()
+    if "${s3prl}"; then more=(--s3prl "${exp}/s3prl.pt"); fi
     run python -m espnet_ext.bin.export_ssl --exp "${exp}/it${stop_iter}/model" --model_file "${inference_model}" \
-        --out "${exp}/hf" --s3prl "${exp}/s3prl.pt"
+        --out "${exp}/hf" ${more[@]+"${more[@]}"}
 fi
