@@ -244,9 +244,9 @@ def test_without_phones(copied):
 
 
 def test_packed_without_s3prl(copied):
-    run(copied, "--stage", "pack", "--s3prl", "false")
+    run(copied, "--stage", "pack", "--stop_stage", "pack", "--s3prl", "false")
     assert (copied / EXP / "hf/model.safetensors").is_file() and not (copied / EXP / "s3prl.pt").exists()
-    run(copied, "--stage", "pack")
+    run(copied, "--stage", "pack", "--stop_stage", "pack")
     assert (copied / EXP / "s3prl.pt").is_file()
 
 
