@@ -1,5 +1,6 @@
 """What users of egs2/TEMPLATE/ssl1 meet: kill -9 anywhere, other settings, two runs at once, odd and broken data."""
 
+import json
 import os
 import shlex
 import shutil
@@ -138,9 +139,11 @@ def test_an_earlier_iteration_that_goes_on(copied):
     assert model.read_bytes() != before
     said = error_of(copied, "--start_iter", "2", "--stage", "clusters")
     assert f"{EXP}/it2 was made with other settings: encoder was {EXP}/it1/hf/model.safetensors (" in said
-    # Under another name it goes on from there.
-    options = ["--start_iter", "2", "--features", f"- hf:{EXP}/it1/hf", "--layers", "- 1", "--ssl_tag", "other"]
-    run(copied, *options, "--stage", "clusters", "--stop_stage", "clusters")
+    # Under another name it goes on from there; here with two layers, each with a number of units of its own.
+    options = ["--start_iter", "2", "--features", f"- hf:{EXP}/it1/hf", "--layers", "- 1,2", "--ssl_tag", "other"]
+    run(copied, *options, "--num_units", "- 4,7", "--stage", "clusters", "--stop_stage", "clusters")
+    streams = json.loads((copied / "exp/ssl_other/it2/centroids/quantizer.json").read_text())["streams"]
+    assert [(stream["name"], stream["num_units"]) for stream in streams] == [("layer1", 4), ("layer2", 7)]
 
 
 def test_a_later_stage_goes_on_with_the_next_iteration(copied):

@@ -20,7 +20,7 @@ stop_iter=2                # last iteration
 features="mfcc previous"   # mfcc, logmel, logmel:2 (two frames as one), previous (iteration), or an encoder: hf:FOLDER, …
 layers="- 6"               # layers of the encoder, by commas (3,6,9: three streams); - where there are none
 quantizer=kmeans           # kmeans, or random_projection (BEST-RQ)
-num_units="100 500"        # units per layer
+num_units="100 500"        # units per layer; by commas, each layer its own
 levels="1 1"               # levels of residual k-means per layer, or random codebooks; a stream for each
 max_frames=2000000         # frames that centroids are fitted to
 kmeans_opts=               # more options of fit_units
@@ -108,9 +108,10 @@ for ((iter = start_iter; iter <= stop_iter; iter++)); do
         for name in "${fit_set}" "${dev_set}"; do require "dump/${name}/wav.scp" "stage 3 (split)"; done
         keep_settings "${iter}" "${it}/model/checkpoint.pth" "name another --ssl_tag"
         targets "${iter}"
+        units="$(word "${iter}" "${num_units}")"
         # shellcheck disable=SC2086  # the options hold several words
         run python -m espnet_ext.bin.fit_units --data "dump/${fit_set}" --features "${from}" --layers ${which//,/ } \
-            --quantizer "$(word "${iter}" "${quantizer}")" --num_units "$(word "${iter}" "${num_units}")" \
+            --quantizer "$(word "${iter}" "${quantizer}")" --num_units ${units//,/ } \
             --levels "$(word "${iter}" "${levels}")" --max_frames "${max_frames}" --seed "${seed}" \
             --device "${device}" --out "${it}/centroids" ${kmeans_opts}
     fi
