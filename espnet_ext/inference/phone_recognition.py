@@ -21,11 +21,12 @@ from espnet_ext.inference.align import pronunciations
 from espnet_ext.inference.rank_study import LogMelFloor
 from espnet_ext.metrics.report import Result, markdown_table, write_results_json, write_results_md
 from espnet_ext.ssl.features import LogMel
-from espnet_ext.train.rank_list import RankList
+from espnet_ext.train.rank_list import RATE_HZ, RankList
 from espnet_ext.upstream.layers import weighted_sum
 
 log = logging.getLogger(__name__)
-_MAX_S = 60.0  # a transcript belongs to whole utterances
+_MAX_S = 60.0  # in one piece: a transcript belongs to whole utterances
+_NEVER_CUT_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,11 @@ class Utterances:
     """Whole utterances of a data directory, evenly spread, and the phones that are said, without word bounds."""
 
     def __init__(self, data: DataDir, number: int, skip_broken: bool = False):
-        self.list = RankList(data, data.path.name, None, number, _MAX_S, skip_broken=skip_broken)
+        self.list = RankList(data, data.path.name, None, number, _NEVER_CUT_S, skip_broken=skip_broken)
+        for utt, samples in list(self.list.lengths.items()):
+            if samples > _MAX_S * RATE_HZ:
+                why = f"{samples / RATE_HZ:.0f} s are longer than {_MAX_S:g} s; cut it where its transcript can be cut"
+                self.list.leave_out(utt, UserError(why))
         said = pronunciations(data)
         self.phones = {utt: [phone for word in said[utt] for phone in word] for utt in self.list.lengths}
 

@@ -56,7 +56,7 @@ class RankList:
             try:
                 self.lengths[utt] = data.num_samples(utt, RATE_HZ)
             except UserError as error:
-                self._leave_out(utt, error)
+                self.leave_out(utt, error)
         self.num_cut = sum(length > most for length in self.lengths.values())
         if self.num_cut:
             log.warning("%s: %d utterances are cut to %g s (max_s)", name, self.num_cut, max_s)
@@ -137,11 +137,12 @@ class RankList:
             if len(wav) < self.min_samples:
                 raise UserError(f"{len(wav)} samples are shorter than one frame of the encoder ({self.min_samples})")
         except UserError as error:
-            self._leave_out(utt, error)
+            self.leave_out(utt, error)
             return None
         return wav
 
-    def _leave_out(self, utt: str, error: UserError) -> None:
+    def leave_out(self, utt: str, error: UserError) -> None:
+        """Drop an utterance for ``error``, which ends the command where broken ones may not be."""
         if not self.skip_broken:
             raise UserError(f"{self.data.path}: utterance {utt}: {error}; leave such out with --skip_broken true")
         log.warning("left out: utterance %s: %s", utt, error)

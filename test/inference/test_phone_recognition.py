@@ -10,6 +10,7 @@ import torch
 
 from espnet_ext.bin.phone_recognition import main
 from espnet_ext.datadir import DataDir
+from espnet_ext.errors import UserError
 from espnet_ext.inference.phone_recognition import (
     Head,
     Recipe,
@@ -143,3 +144,16 @@ def test_the_command(sets, tmp_path, capsys):
     assert "--dev and --test share 6 utterances" in capsys.readouterr().err
     assert main([*arguments, "--test", test, "--models", "tiny"]) == 2
     assert "NAME=SPEC" in capsys.readouterr().err
+
+
+def test_long_utterances_are_not_cut(sets, tmp_path):
+    """The transcript is of the whole: one that is too long for one piece is named, or left out."""
+    long = tmp_path / "long.wav"
+    soundfile.write(long, 0.1 * np.random.default_rng(0).standard_normal(61 * 16000), 16000)
+    names = {"wav.scp": long, "utt2spk": "s", "utt2pronunciation": "a b"}
+    tables = {name: sets[1].table(name) | {"x": value} for name, value in names.items()}
+    data = DataDir.write(tmp_path / "data", tables)
+    with pytest.raises(UserError, match="utterance x: 61 s are longer than 60 s; cut it where its transcript can be"):
+        Utterances(data, 100)
+    kept = Utterances(data, 100, skip_broken=True)
+    assert set(kept.phones) == set(kept.list.lengths) == set(sets[1].utterances)
