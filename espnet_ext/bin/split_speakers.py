@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from espnet_ext.errors import cli
+from espnet_ext.options import BOOL
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -15,8 +16,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--in", dest="source", required=True, help="data directory to cut")
     parser.add_argument("--train", required=True, help="data directory to write: the speakers that are left")
     parser.add_argument("--dev", required=True, help="data directory to write: the dev speakers")
+    parser.add_argument("--num_dev_speakers", type=int, required=True, help="speakers of the dev directory")
     parser.add_argument(
-        "--num_dev_speakers", type=int, required=True, help="drawn from the speakers with two utterances or more"
+        "--trials",
+        choices=BOOL,
+        default="true",
+        help="true: dev is for trials, its speakers have two utterances or more; false: any will do (default: true)",
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other speakers")
     return parser
@@ -29,7 +34,7 @@ def main(argv=None):
     from espnet_ext.datadir import DataDir
     from espnet_ext.datadir.operations import split_speakers
 
-    split_speakers(args.source, args.train, args.dev, args.num_dev_speakers, args.seed)
+    split_speakers(args.source, args.train, args.dev, args.num_dev_speakers, args.seed, BOOL[args.trials])
     for path in (args.train, args.dev):
         data = DataDir(path)
         print(f"{path}: {len(data.utterances)} utterances, {len(data.spk2utt)} speakers")

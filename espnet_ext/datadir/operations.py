@@ -223,23 +223,29 @@ def copy(source: Path_, path: Path_, utt_prefix: str = "", spk_prefix: str = "")
     return DataDir(path)
 
 
-def split_speakers(source: Path_, train: Path_, dev: Path_, num_dev_speakers: int, seed: int = 0) -> None:
+def split_speakers(
+    source: Path_, train: Path_, dev: Path_, num_dev_speakers: int, seed: int = 0, trials: bool = True
+) -> None:
     """Cut a data directory in two with no speaker in common: ``dev`` with ``num_dev_speakers``, the rest ``train``.
 
-    Dev speakers are drawn by ``seed`` from those with at least two utterances, which target trials need. Raises
-    ``UserError`` where fewer than two speakers would be left on either side.
+    Dev speakers are drawn by ``seed``; for ``trials`` from those with at least two utterances, which target trials
+    need, and two or more of them. Raises ``UserError`` where fewer speakers would be left on either side (without
+    trials: none).
     """
     tables = _load(source)
     spk2utt = spk2utt_of(tables["utt2spk"])
-    eligible = [speaker for speaker, utts in spk2utt.items() if len(utts) > 1]
-    if num_dev_speakers < 2:
-        raise UserError(f"{source}: {num_dev_speakers} dev speakers make no non-target trials; ask for at least 2")
-    if num_dev_speakers > len(eligible) or len(spk2utt) - num_dev_speakers < 2:
-        most = min(len(eligible), len(spk2utt) - 2)
+    least = 2 if trials else 1
+    eligible = [speaker for speaker, utts in spk2utt.items() if len(utts) >= least]
+    if num_dev_speakers < least:
+        why = "make no non-target trials" if trials else "are no dev set"
+        raise UserError(f"{source}: {num_dev_speakers} dev speakers {why}; ask for at least {least}")
+    if num_dev_speakers > len(eligible) or len(spk2utt) - num_dev_speakers < least:
+        most = min(len(eligible), len(spk2utt) - least)
+        few = f" {len(eligible)} have the two utterances that dev needs;" if trials else ""
         raise UserError(
             f"{source}: {num_dev_speakers} dev speakers would leave {max(0, len(spk2utt) - num_dev_speakers)} of "
-            f"{len(spk2utt)} for training; {len(eligible)} have the two utterances that dev needs; "
-            + (f"ask for at most {most}" if most >= 2 else "this set is too small to be split")
+            f"{len(spk2utt)} for training;{few} "
+            + (f"ask for at most {most}" if most >= least else "this set is too small to be split")
         )
     chosen = set(shuffled(eligible, seed)[:num_dev_speakers])
     for path, inside in ((train, False), (dev, True)):

@@ -156,6 +156,21 @@ def test_too_few_speakers_to_cut(data, tmp_path, capsys, num, said):
     assert not (tmp_path / "t").exists() and not (tmp_path / "d").exists()
 
 
+def test_speakers_need_no_second_utterance_where_there_are_no_trials(data, tmp_path, capsys):
+    """Recordings of nobody knows whom, each its own speaker: a dev set for a loss."""
+    alone = {utt: f"{utt}-" for utt in data.utterances}
+    nobody = DataDir.write(tmp_path / "nobody", {"wav.scp": data.wav_scp, "utt2spk": alone})
+    options = f"--in {nobody.path} --train {tmp_path}/t --dev {tmp_path}/d --num_dev_speakers".split()
+    assert split_speakers.main([*options, "5"]) == 2
+    assert "0 have the two utterances that dev needs" in capsys.readouterr().err
+    assert split_speakers.main([*options, "5", "--trials", "false"]) == 0
+    assert len(DataDir(tmp_path / "d").utterances) == 5 and len(DataDir(tmp_path / "t").utterances) == 31
+    assert split_speakers.main([*options, "36", "--trials", "false"]) == 2
+    assert "leave 0 of 36 for training; ask for at most 35" in capsys.readouterr().err
+    assert split_speakers.main([*options, "0", "--trials", "false"]) == 2
+    assert "0 dev speakers are no dev set; ask for at least 1" in capsys.readouterr().err
+
+
 def test_commands_take_kaldis_arguments(data, tmp_path, capsys):
     path, part = str(data.path), str(tmp_path / "part")
     assert validate_command.main(["--no-feats", path]) == 0

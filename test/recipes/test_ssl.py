@@ -218,7 +218,7 @@ def test_short_utterances_among_those_that_ranks_are_measured_on(copied):
     ("options", "message"),
     [
         ("--dev_set dev", "data/dev/wav.scp is missing or empty; stage 1 (data) makes it"),
-        ("--num_dev_speakers 5", "5 dev speakers would leave 1 of 6 for training"),
+        ("--num_dev_speakers 6", "6 dev speakers would leave 0 of 6 for training; ask for at most 5"),
         ("--test_sets nothing", "data/nothing/wav.scp is missing or empty; stage 1 (data) makes it"),
         ("--features hf:no/where --stop_iter 1", "no/where"),
         ('--num_units ""', "--num_units is empty; give a word per iteration"),

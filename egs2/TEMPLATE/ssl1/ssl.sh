@@ -96,7 +96,7 @@ if stage 3 split "dev speakers -> dump/"; then
     require "dump/${train_set}/wav.scp" "stage 2 (format)"
     if [ -z "${own_dev_set}" ]; then
         run python -m espnet_ext.bin.split_speakers --in "dump/${train_set}" --train "dump/${fit_set}" \
-            --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}"
+            --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}" --trials false
     fi
 fi
 
