@@ -46,6 +46,11 @@ def test_commands_of_the_readme(tmp_path, monkeypatch):
     results = json.loads((recipe / "exp/ssl_multi/units_test/results.json").read_text())["results"]
     streams = [result["where"]["stream"] for result in results if result["metric"] == "pnmi"]
     assert streams == [f"layer{layer}_q{level}" for layer in (1, 2, 3) for level in (0, 1)]
+    # What units know.
+    (probing,) = re.findall(r"^```\n(\S+ fit_units .*?)^```$", README, re.DOTALL | re.MULTILINE)
+    command = f"'{sys.executable}' -m espnet_ext.bin.main"
+    said = run(probing.replace("../../../.venv/bin/espnet_ext", command).replace("900", "8"), recipe)
+    assert re.search(r"^\| 3 .*^\| log-mel energies", said, re.DOTALL | re.MULTILINE)
     # The encoder in Python.
     monkeypatch.chdir(recipe)
     names = {"wav": torch.randn(2, 16000), "lengths": torch.tensor([16000, 9000])}
