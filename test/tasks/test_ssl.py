@@ -10,6 +10,7 @@ import soundfile
 import torch
 import yaml
 from tiny_hubert import FRAMES_OF_20_MS, NO_CHANCE
+from two_processes import train_by_two
 
 from espnet_ext.bin.export_ssl import main as export
 from espnet_ext.bin.train import main as train
@@ -304,6 +305,21 @@ def test_a_training_keeps_to_its_units(corpus, tmp_path, capsys):
     for name in ("train", "dev"):
         describe(changes[f"{name}_units"], "q1")
     assert train([*options(corpus, tmp_path / "e", **changes), "--max_epoch", "1"]) == 0, capsys.readouterr().err
+
+
+def test_two_processes_make_the_step_of_one(corpus, tmp_path, capsys):
+    """The gradient is divided by the masked frames of the whole batch, however many of them each process has."""
+    more = ["--model_conf", "unmasked_weight=0", "--model_conf", "penalty_weight=0", "--batch_bins", "9000000"]
+    # All frames but the last are masked, nothing is cropped, all of the data is a batch: nothing is left to chance.
+    more += ["--preprocessor_conf", "{max_s: 9, mask_prob: 1.0, mask_length: 1}", "--scheduler", "none"]
+    more += ["--optim", "sgd", "--optim_conf", "{lr: 0.5}", "--max_epoch", "1"]
+    assert train(options(corpus, tmp_path / "one") + more) == 0, capsys.readouterr().err
+    train_by_two(options(corpus, tmp_path / "two") + more)
+    one, two = (torch.load(tmp_path / name / "1epoch.pth", weights_only=True) for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=1e-6, rtol=1e-4, msg=name)
+    begun = find_checkpoints([str(tmp_path / "one")])[0].open("cpu").state_dict()
+    assert max(float((one[f"encoder.{name}"] - value).abs().max()) for name, value in begun.items()) > 1e-3
 
 
 def test_a_resumed_training_is_an_undisturbed_one(corpus, tmp_path, capsys):
