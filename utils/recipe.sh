@@ -110,6 +110,9 @@ stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
 begin_again() { # FIRST LAST: in a loop over these stages, FIRST comes next even where --stage began behind it
     if [ "${_recipe_first}" -gt "$1" ] && [ "${_recipe_first}" -le "$2" ]; then _recipe_first=$1; fi
 }
+stops_in() { # FIRST LAST: true where --stop_stage is one of these
+    [ "${_recipe_last}" -ge "$1" ] && [ "${_recipe_last}" -le "$2" ]
+}
 _stage_close() { # STATUS: note the wall time of the stage that was running
     [ -n "${_recipe_now}" ] || return 0
     local ms=$(($(date +%s%3N) - _recipe_start)) seconds row

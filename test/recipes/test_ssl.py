@@ -154,6 +154,15 @@ def test_a_later_stage_goes_on_with_the_next_iteration(copied):
     assert units_of(copied, "it2/units/test") == units and (copied / EXP / "it2/hf/model.safetensors").is_file()
 
 
+def test_stage_by_stage(fresh):
+    """--stop_stage labels: as far as it goes without a training, with no error."""
+    said = run(fresh, "--stage", "format", "--stop_stage", "split")
+    assert "iteration" not in said
+    said = run(fresh, "--stage", "clusters", "--stop_stage", "labels")
+    assert f"iteration 2 needs {EXP}/it1/hf, which stage 6 (train) makes; this is all that --stop_stage leaves" in said
+    assert (fresh / EXP / "it1/units/test/units.json").is_file() and not (fresh / EXP / "it2").exists()
+
+
 def test_a_warm_start(copied):
     """The second encoder begins with the weights of the first, its heads anew; at a rate of 0 it keeps them."""
     one = torch.load(copied / EXP / "it1/model/valid.loss_m.best.pth", weights_only=True)

@@ -101,9 +101,15 @@ if stage 3 split "dev speakers -> dump/"; then
 fi
 
 for ((iter = start_iter; iter <= stop_iter; iter++)); do
-    log "-- iteration ${iter} of ${stop_iter}"
-    it="${exp}/it${iter}"
-    if [ "${iter}" -gt "${start_iter}" ]; then begin_again 4 6; fi # --stage train goes on with the next one's clusters
+    it="${exp}/it${iter}" last="${exp}/it$((iter - 1))/hf"
+    if [ "${iter}" -gt "${start_iter}" ]; then
+        begin_again 4 6 # --stage train goes on with the next one's clusters
+        if stops_in 4 5 && [ "$(word "${iter}" "${features}")" = previous ] && [ ! -s "${last}/model.safetensors" ]; then
+            log "iteration ${iter} needs ${last}, which stage 6 (train) makes; this is all that --stop_stage leaves to do"
+            break
+        fi
+    fi
+    if ! stops_in 1 3; then log "-- iteration ${iter} of ${stop_iter}"; fi
     if stage 4 clusters "every iteration: features -> centroids -> exp/…/it*/centroids"; then
         for name in "${fit_set}" "${dev_set}"; do require "dump/${name}/wav.scp" "stage 3 (split)"; done
         keep_settings "${iter}" "${it}/model/checkpoint.pth" "name another --ssl_tag"
