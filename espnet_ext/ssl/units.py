@@ -30,10 +30,13 @@ def read_units(place: str) -> np.ndarray:
     """Return units (frames, streams) uint16 of one entry ``ark:offset`` of ``units.scp``."""
     import kaldiio
 
+    if place.strip().endswith("|"):  # kaldiio would run it
+        raise UserError(f"{place}: commands are not run for units; write them to a file")
     try:
         units = kaldiio.load_mat(place)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{place}: no units there ({error}); make them again: make_units") from None
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError, AssertionError) as error:
+        why = " ".join(str(error).split())[:200] or "the file is too short"
+        raise UserError(f"{place}: no units there ({why}); make them again: make_units") from None
     if not isinstance(units, np.ndarray) or units.ndim != 2 or units.dtype.kind not in "ui":
         raise UserError(f"{place}: not an array of units (frames, streams)")
     return units

@@ -148,3 +148,12 @@ def test_units_in_an_ark(tmp_path):
     assert [key for key, _ in kaldiio.load_ark(str(tmp_path / "u.ark"))] == ["utt0", "utt1", "utt2"]
     with pytest.raises(UserError, match="no units there"):
         read_units(f"{tmp_path / 'gone.ark'}:5")
+    # Cut anywhere, or something else: one line. A command is not run.
+    content, first = (tmp_path / "u.ark").read_bytes(), int(places[0].rpartition(":")[2])
+    for kept in (0, *range(first, first + 20), first + 130):
+        (tmp_path / "cut.ark").write_bytes(content[:kept])
+        with pytest.raises(UserError, match="^[^\n]*no units there[^\n]*make_units$"):
+            read_units(f"{tmp_path / 'cut.ark'}:{first}")
+    with pytest.raises(UserError, match="commands are not run"):
+        read_units(f"touch {tmp_path / 'run'} |")
+    assert not (tmp_path / "run").exists()
