@@ -128,13 +128,13 @@ def _begins_at_random(folder: Path) -> bool:
 @functools.cache
 def _history(folder: Path) -> tuple[dict[int, int], dict[int, float]]:
     """Steps until the end of every epoch, and the loss on the dev data, from ``checkpoint.pth`` where it is there."""
-    from espnet_ext.train.checkpoint import load, optimizer_steps
+    from espnet_ext.train.checkpoint import optimizer_steps, read_reporter
     from espnet_ext.zoo.yaml_file import load_yaml
 
     if not (folder / "checkpoint.pth").is_file():
         return {}, {}
     config = load_yaml(folder / "config.yaml")
-    stats = load(folder / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    stats = read_reporter(folder / "checkpoint.pth")["stats"]
     every = max(1, int(config.get("accum_grad") or 1))
     name = next((key for phase, key, *_ in config.get("best_model_criterion") or [] if phase == "valid"), "loss")
     losses = {epoch: values["valid"][name] for epoch, values in stats.items() if name in values.get("valid", {})}

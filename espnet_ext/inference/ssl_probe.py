@@ -75,7 +75,7 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFol
 
     dev_units: the folders that it was validated on, in its order. Errors: ``UserError`` for others.
     """
-    from espnet_ext.train.checkpoint import load, optimizer_steps
+    from espnet_ext.train.checkpoint import optimizer_steps, read_reporter
     from espnet_ext.zoo.yaml_file import load_yaml
 
     config = load_yaml(exp / "config.yaml")
@@ -89,7 +89,7 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFol
         )
     if not (exp / "checkpoint.pth").is_file():
         raise UserError(f"{exp}/checkpoint.pth is missing: it knows how the training went; train again, or restore it")
-    stats = load(exp / "checkpoint.pth", "cpu")["reporter"]["stats"]
+    stats = read_reporter(exp / "checkpoint.pth")["stats"]
     stats = {epoch: both for epoch, both in stats.items() if "valid" in both}
     # An average of several epochs has none of its own.
     epoch = checkpoint.epoch or min(stats, key=lambda epoch: stats[epoch]["valid"]["loss_m"])

@@ -12,7 +12,7 @@ from espnet_ext.datadir import read_scp
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.report import Result, markdown_table
 from espnet_ext.spk.parameters import MIXES, HeadParameters, count_weights
-from espnet_ext.train.checkpoint import load
+from espnet_ext.train.checkpoint import read_reporter
 from espnet_ext.zoo.tensors import load_tensors
 from espnet_ext.zoo.yaml_file import load_yaml
 
@@ -44,7 +44,7 @@ def dev_eer(folder: str | os.PathLike) -> float | None:
     path = Path(folder) / "checkpoint.pth"
     if not path.is_file():
         return None
-    epochs = load(path, "cpu")["reporter"]["stats"].values()
+    epochs = read_reporter(path)["stats"].values()
     values = [stats["valid"]["eer"] for stats in epochs if "eer" in stats.get("valid", {})]
     return min(map(float, values), default=None)
 

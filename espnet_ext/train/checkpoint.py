@@ -1,5 +1,6 @@
 """Checkpoints that are whole or absent, and what a kill between two files leaves mended on resume."""
 
+import datetime
 import logging
 import os
 import pickle
@@ -7,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from espnet_ext.errors import UserError
@@ -65,6 +67,24 @@ def load(path: Path, device: str) -> dict:
         return torch.load(path, map_location=device, weights_only=False)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: damaged ({_first_line(error)}); remove it to start anew") from None
+
+
+def read_reporter(path: Path) -> dict:
+    """Return what the reporter of ``checkpoint.pth`` noted (``epoch``, ``stats``): numbers and times, no code is run.
+
+    For folders that somebody else may have trained. The rest of the file, gigabytes of moments, is not read.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")]
+    # Which of the two names it has depends on the numpy of the training.
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")]
+    try:
+        with torch.serialization.safe_globals([*names, np.dtype, *dtypes, datetime.timedelta]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)["reporter"]
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(
+            f"{path}: damaged, or not of a training ({_first_line(error)}); restore it, or train again"
+        ) from None
 
 
 def restore(load_state, what: str, path: Path) -> None:

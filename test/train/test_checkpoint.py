@@ -1,13 +1,15 @@
 """Checkpoints are whole or absent."""
 
+import datetime
 import os
 import subprocess
 
+import numpy as np
 import pytest
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.train.checkpoint import atomic_saves, load, restore
+from espnet_ext.train.checkpoint import atomic_saves, load, read_reporter, restore
 
 
 class Unpicklable:
@@ -33,6 +35,34 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     with pytest.raises(UserError, match="damaged") as caught:
         load(path, "cpu")
     assert "\n" not in str(caught.value)
+
+
+class Runs:
+    """What a pickle from a stranger may hold."""
+
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_what_a_training_noted_is_read_without_running_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoint.pth"
+    values = {"loss": np.float64(0.5), "acc": np.float32(0.25), "total_count": 7, "flag": np.bool_(True)}
+    values |= {"time": datetime.timedelta(seconds=3), "none": None, "number": np.int64(3)}
+    reporter = {"epoch": 1, "stats": {1: {"train": values}}}
+    torch.save({"reporter": reporter, "optimizers": [{"state": torch.zeros(3)}]}, path)
+    assert read_reporter(path) == reporter
+    torch.save({"reporter": reporter, "schedulers": [Runs()]}, path)
+    with pytest.raises(UserError, match="damaged, or not of a training") as caught:
+        read_reporter(path)
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+    for content in (b"", b"nothing", path.read_bytes()[:300]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="damaged, or not of a training"):
+            read_reporter(path)
+    torch.save({"model": {}}, path)
+    with pytest.raises(UserError, match="damaged, or not of a training"):
+        read_reporter(path)
 
 
 def test_a_checkpoint_of_another_model_is_one_line(tmp_path):
