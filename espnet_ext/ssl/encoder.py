@@ -52,6 +52,10 @@ class PositionalConv(torch.nn.Module):
 
     def __init__(self, size: int, kernel: int, groups: int):
         super().__init__()
+        if size % groups:
+            raise UserError(
+                f"encoder_conf: hidden_size {size} is not a multiple of num_conv_pos_embedding_groups {groups}"
+            )
         conv = torch.nn.Conv1d(size, size, kernel, padding=kernel // 2, groups=groups)
         torch.nn.init.normal_(conv.weight, std=math.sqrt(4 / (kernel * size)))
         torch.nn.init.zeros_(conv.bias)

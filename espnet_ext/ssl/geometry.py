@@ -22,6 +22,11 @@ class Geometry:
     @classmethod
     def of(cls, kernels: Sequence[int], strides: Sequence[int]) -> "Geometry":
         """Return the geometry of two lists (from YAML)."""
+        if len(kernels) != len(strides) or min([*kernels, *strides], default=0) < 1:
+            raise UserError(
+                f"encoder_conf: conv_kernel and conv_stride need one number from 1 on per layer; they are {[*kernels]} "
+                f"and {[*strides]}"
+            )
         return cls(tuple(kernels), tuple(strides))
 
     @property

@@ -24,6 +24,8 @@ class UnitHead(torch.nn.Module):
     ):
         super().__init__()
         check_choices("model_conf", ("embedding_init", init, ("uniform", "normal")))
+        if temperature <= 0:
+            raise UserError(f"model_conf: temperature must be above 0; got {temperature}")
         self.final_proj = torch.nn.Linear(input_size, size)
         torch.nn.init.normal_(self.final_proj.weight, std=0.02)
         torch.nn.init.zeros_(self.final_proj.bias)

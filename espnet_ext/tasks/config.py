@@ -9,6 +9,8 @@ import difflib
 import inspect
 import os
 import re
+import types
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -133,12 +135,15 @@ def check_confs(task, args: argparse.Namespace) -> None:
         if chosen is not None and conf:
             where = f"{name}_conf{f' in {args.config}' if args.config else ''}: {getattr(args, name)}"
             check_keys(conf, accepted_keys(chosen), where)
+            check_types(conf, chosen, where)
     if getattr(args, "margin_conf", None):
         check_keys(args.margin_conf, accepted_keys(MarginSchedule), "margin_conf: it")
+        check_types(args.margin_conf, MarginSchedule, "margin_conf")
         if "final" not in args.margin_conf:
             raise UserError("margin_conf: 'final' is missing, the margin (radians) at the end of the schedule")
     if getattr(args, "rank_conf", None):
         check_keys(args.rank_conf, [key for key in accepted_keys(RankMonitor) if key != "output_dir"], "rank_conf: it")
+        check_types(args.rank_conf, RankMonitor, "rank_conf")
 
 
 def check_keys(conf: dict, known: list[str] | None, where: str) -> None:
@@ -146,6 +151,40 @@ def check_keys(conf: dict, known: list[str] | None, where: str) -> None:
     for key in conf:
         if known is not None and key not in known:
             raise UserError(f"{where} has no key {key!r}{nearest(str(key), known)} (keys: {', '.join(known)})")
+
+
+def check_types(conf: dict, chosen: type, where: str) -> None:
+    """Raise ``UserError`` for the first value of ``conf`` that is not of the kind that a class of ours declares."""
+    if not chosen.__module__.startswith("espnet_ext."):
+        return  # what others declare is not always what they take
+    for level in chosen.__mro__:
+        own = vars(level).get("__init__")
+        hints = typing.get_type_hints(own) if inspect.isfunction(own) else {}
+        for key, value in conf.items():
+            if key in hints and not _fits(value, hints[key]):
+                raise UserError(f"{where}: {key} is {value!r}; it should be {_kind_name(hints[key])}")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, one) for one in inner)
+    if origin in (Sequence, list, tuple):
+        return isinstance(value, (list, tuple)) and all(_fits(one, inner[0]) for one in value if inner)
+    if kind in (int, float):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and (kind is float or isinstance(value, int) or value.is_integer())
+    return isinstance(value, kind) if kind in (bool, str, type(None)) else True
+
+
+def _kind_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "nothing"}
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(map(_kind_name, inner))
+    if origin in (Sequence, list, tuple):
+        return f"a list, each {_kind_name(inner[0])}" if inner else "a list"
+    return names.get(kind, str(kind))
 
 
 def accepted_keys(chosen: type) -> list[str] | None:
@@ -169,6 +208,7 @@ def accepted_keys(chosen: type) -> list[str] | None:
             break
     # Filled in by the task or the framework, never by YAML.
     hidden = {"input_size", "params", "optimizer", "nout", "nclasses", "train", "last_epoch", "self"}
+    hidden |= {"folders", "geometry"}
     return [key for key in dict.fromkeys(keys) if key not in hidden]
 
 

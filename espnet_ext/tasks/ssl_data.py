@@ -7,7 +7,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.ssl.geometry import RATE_HZ
 from espnet_ext.ssl.model import HubertPretraining
 from espnet_ext.ssl.units import UnitFolder
-from espnet_ext.tasks.config import accepted_keys, check_keys
+from espnet_ext.tasks.config import accepted_keys, check_keys, check_types
 from espnet_ext.train.length_sampler import LengthSampler
 
 MAX_FOLDERS = 32
@@ -19,6 +19,9 @@ def complete_data(task, args: argparse.Namespace) -> None:
     """Fill in what follows from the data and check it; ``UserError`` names the option, the file and the way out."""
     hidden = ("encoder", "num_units", "stream_names")
     check_keys(args.model_conf, [key for key in accepted_keys(HubertPretraining) if key not in hidden], "model_conf")
+    check_types(args.model_conf, HubertPretraining, "model_conf")
+    if args.max_epoch < 1:
+        raise UserError(f"max_epoch: {args.max_epoch} epochs are no training; give at least 1")
     if args.dry_run and not args.train_dir:
         args.num_units = args.num_units or [_DRY_UNITS]
         _fill_schedule(args, _DRY_ITERATIONS)

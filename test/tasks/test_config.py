@@ -83,7 +83,7 @@ def test_mistakes_in_yaml(fail, text, says):
         (["--batch_size", "1"], "batch_size: 1 is too small"),
         (["--target_duration", "3", "--preprocessor_conf", "target_duration=6"], "keep one of them"),
         (["--preprocessor_conf", "noise_apply_prob=0.5"], "noise_info names no files"),
-        (["--encoder_conf", "ndim=wide"], 'a value of the wrong kind: argument "ndim" (str)'),
+        (["--encoder_conf", "ndim=wide"], "ndim is 'wide'; it should be a whole number"),
         (["--output_dir", ""], "--output_dir is missing"),
         (["--iterator_type", "chunk"], "iterator_type chunk is not for speaker models; leave both"),
         (["--iterator_type", "sequence", "--batch_type", "catbel"], "does not go with iterator_type sequence"),

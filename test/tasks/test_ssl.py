@@ -237,6 +237,21 @@ def test_mistakes(corpus, tmp_path, capsys):
     assert "has no key 'penalty'; did you mean penalty_weight?" in error_of(
         [*options(corpus, tmp_path / "e"), "--model_conf", "penalty=3"], capsys
     )
+    for option, value, said in [
+        ("preprocessor_conf", "max_s=abc", "units: max_s is 'abc'; it should be a number"),
+        ("preprocessor_conf", "mask_len=3", "did you mean mask_length? (keys: max_s, mask_prob, mask_length"),
+        ("encoder_conf", "hidden_size=2.5", "hubert: hidden_size is 2.5; it should be a whole number"),
+        ("encoder_conf", "conv_bias=1", "conv_bias is 1; it should be true or false"),
+        ("encoder_conf", "conv_dim=5", "hubert: conv_dim is 5; it should be a list, each a whole number"),
+        ("encoder_conf", "conv_kernel=[1,2,a]", "conv_kernel is [1, 2, 'a']; it should be a list, each a whole number"),
+        ("encoder_conf", "conv_kernel=[1,2]", "conv_kernel and conv_stride need one number from 1 on per layer; they"),
+        ("encoder_conf", "num_conv_pos_embedding_groups=7", "hidden_size 32 is not a multiple of num_conv"),
+        ("model_conf", "stream_weights=1", "stream_weights is 1; it should be a list, each a number or nothing"),
+        ("model_conf", "temperature=0", "model_conf: temperature must be above 0; got 0"),
+        ("rank_conf", "keep=3", "rank_conf: keep is 3; it should be true or false"),
+        ("max_epoch", "0", "max_epoch: 0 epochs are no training"),
+    ]:
+        assert said in error_of([*options(corpus, tmp_path / "e"), f"--{option}", value], capsys)
     assert not (tmp_path / "e" / "1epoch.pth").exists()
 
 
