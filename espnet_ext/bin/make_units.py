@@ -34,27 +34,22 @@ def main(argv=None):
         raise UserError("--max_batch_s must be above 0")
     from espnet_ext.datadir import DataDir
     from espnet_ext.inference import extract
-    from espnet_ext.inference.units import ENCODER, UnitLabeler, identity_of
-    from espnet_ext.ssl.features import make_features
+    from espnet_ext.inference.units import UnitLabeler
+    from espnet_ext.ssl.features import identity_of, make_features
     from espnet_ext.ssl.quantizer import Quantizer
     from espnet_ext.ssl.units import DESCRIPTION, TABLE, write_description
 
     shard = parse_shard(args.shard)
     quantizer = Quantizer.load(args.centroids)
     spec = args.features or quantizer.features
-    identity = identity_of(spec)
-    # One that is gone is said by who opens it.
-    if not args.features and quantizer.facts.get(ENCODER, identity) != identity != [spec]:
-        raise UserError(
-            f"{spec} is not what {args.centroids} was fitted to: it has changed since; fit the centroids again "
-            "(fit_units), or give the encoder of then as --features"
-        )
+    if not args.features:
+        quantizer.check_features(args.centroids)
     device = spread_device(check_device(args.device), shard)
     layers = [layer for layer in quantizer.layers if layer is not None]
     task = extract.Extraction(
         DataDir(args.data, BOOL[args.allow_commands]),
         Path(args.out),
-        json.dumps([quantizer.identity, identity]),
+        json.dumps([quantizer.identity, identity_of(spec)]),
         shard=shard,
         skip_broken=BOOL[args.skip_broken],
         table=TABLE,

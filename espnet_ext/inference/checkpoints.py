@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from espnet_ext.errors import UserError
-from espnet_ext.inference.units import identity_of
+from espnet_ext.ssl.features import identity_of
 from espnet_ext.upstream.load import HELP
 
 

@@ -17,14 +17,13 @@ from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import Clip, FileClip
 from espnet_ext.inference.plan import plan_batches
-from espnet_ext.ssl.features import make_features
+from espnet_ext.ssl.features import identity_of, make_features
 from espnet_ext.ssl.geometry import RATE_HZ
-from espnet_ext.ssl.quantizer import DESCRIPTION, MAX_UNITS, Quantizer
+from espnet_ext.ssl.quantizer import DESCRIPTION, ENCODER, MAX_UNITS, Quantizer
 from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
 
-ENCODER = "encoder"  # among the facts of a quantizer: checksums of what made the features (``identity_of``)
 # Settings of ``UnitFit`` that the other quantizer knows nothing of.
 _FOREIGN = {"kmeans": ("quantizer", "projection_size"), "random_projection": ("iterations", "restarts")}
 
@@ -256,28 +255,3 @@ class UnitFit:
                     "%s: %d of %d units (level %d) have no frame: fewer frames differ than there are units; ask "
                     "for fewer, or look for silence in %s", name, unused, count, level, self.data.path,
                 )  # fmt: skip
-
-
-def identity_of(spec: str) -> list[str]:
-    """Return what changes whenever the features of ``spec`` may: a checksum of its file, or of all in its folder.
-
-    What is written again with the same content is the same encoder, and its units need not be made again.
-    """
-    kind, _, rest = spec.partition(":")
-    name = {"s3prl": f"s3prl:{rest.partition(':')[0]}:", "units": "units:"}.get(kind, "")
-    place = Path(spec.removeprefix(name or "hf:")).expanduser()
-    files = []
-    if place.is_dir():
-        files = [file for file in sorted(place.iterdir()) if file.is_file()]
-    elif place.is_file():
-        beside = (place.with_name("config.yaml"), place.with_name("config.json"), place.with_suffix(".json"))
-        files = [place, *(file for file in beside if file.is_file())]
-    return [*([name] if name else []), *(f"{file.name} {_checksum(file)}" for file in files)] if files else [spec]
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """What units are made from: cepstra, log-mel energies, or hidden layers of an encoder, for whole utterances."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,3 +142,28 @@ def make_features(spec: str, layers: Sequence[int] = (), device: str = "cpu"):
         raise UserError(f"--features {spec}: {count or 'nothing'} is no number of frames to stack; give {kind}:2")
     features = Cepstra() if kind == "mfcc" else LogMel()
     return Stacked(features, int(count)) if stacked and int(count) > 1 else features
+
+
+def identity_of(spec: str) -> list[str]:
+    """Return what changes whenever the features of ``spec`` may: a checksum of its file, or of all in its folder.
+
+    What is written again with the same content is the same encoder, and its units need not be made again.
+    """
+    kind, _, rest = spec.partition(":")
+    name = {"s3prl": f"s3prl:{rest.partition(':')[0]}:", "units": "units:"}.get(kind, "")
+    place = Path(spec.removeprefix(name or "hf:")).expanduser()
+    files = []
+    if place.is_dir():
+        files = [file for file in sorted(place.iterdir()) if file.is_file()]
+    elif place.is_file():
+        beside = (place.with_name("config.yaml"), place.with_name("config.json"), place.with_suffix(".json"))
+        files = [place, *(file for file in beside if file.is_file())]
+    return [*([name] if name else []), *(f"{file.name} {_checksum(file)}" for file in files)] if files else [spec]
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

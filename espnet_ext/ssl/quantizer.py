@@ -11,10 +11,12 @@ from espnet_ext.cluster.random_projection import RandomProjection
 from espnet_ext.cluster.residual import Codebook
 from espnet_ext.errors import UserError
 from espnet_ext.files import atomic_write
+from espnet_ext.ssl.features import identity_of
 from espnet_ext.ssl.geometry import RATE_HZ
 
 MAX_UNITS = 2**16  # ids are stored as uint16
 DESCRIPTION = "quantizer.json"
+ENCODER = "encoder"  # among the facts: checksums of what made the features, see ``identity_of``
 # How units are made from frames: what holds it for one layer.
 KINDS = {"kmeans": Codebook, "random_projection": RandomProjection}
 
@@ -79,6 +81,15 @@ class Quantizer:
         # Tensors come from a GPU, arrays from features in numpy.
         columns = [ids if isinstance(ids, np.ndarray) else ids.cpu().numpy() for ids in columns]
         return np.concatenate(columns, axis=1).astype(np.uint16)
+
+    def check_features(self, folder: str | Path) -> None:
+        """``UserError`` where what ``features`` names is no longer what the centroids in ``folder`` were fitted to."""
+        now = identity_of(self.features)
+        if self.facts.get(ENCODER, now) != now != [self.features]:  # one that is gone is said by who opens it
+            raise UserError(
+                f"{self.features} is not what {folder} was fitted to: it has changed since; fit the centroids again "
+                "(fit_units), or put back the encoder of then (make_units: or name it as --features)"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write ``<name>.npz`` per layer (see ``KINDS``), and ``quantizer.json`` last."""

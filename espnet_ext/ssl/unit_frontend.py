@@ -28,6 +28,7 @@ class UnitFrontend(UpstreamFrontend):
         quantizer = Quantizer.load(folder)
         if not isinstance(quantizer.codebooks[0], Codebook):
             raise UserError(f"units:{folder}: units of a {quantizer.kind} have no centroids; take some of k-means")
+        quantizer.check_features(folder)
         self.grid = quantizer.field, quantizer.hop
         self.features = make_features(quantizer.features, [n for n in quantizer.layers if n is not None])
         self.books = quantizer.codebooks

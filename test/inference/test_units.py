@@ -18,9 +18,9 @@ from espnet_ext.cluster.residual import residual_kmeans
 from espnet_ext.datadir import DataDir, read_scp
 from espnet_ext.errors import UserError
 from espnet_ext.inference.clips import ArrayClip
-from espnet_ext.inference.units import FrameReader, UnitLabeler, identity_of, sample_frames
+from espnet_ext.inference.units import FrameReader, UnitLabeler, sample_frames
 from espnet_ext.ssl.encoder import HubertEncoder
-from espnet_ext.ssl.features import Cepstra, LogMel, Stacked, deltas, make_features
+from espnet_ext.ssl.features import Cepstra, LogMel, Stacked, deltas, identity_of, make_features
 from espnet_ext.ssl.hugging_face import read_folder, write_folder
 from espnet_ext.ssl.quality import folder_quality, phones_at
 from espnet_ext.ssl.quantizer import Quantizer

@@ -10,10 +10,9 @@ from espnet_ext.bin.fit_units import main as fit_units
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.speaker_frames import open_upstream
-from espnet_ext.inference.units import identity_of
 from espnet_ext.inference.zero_shot import open_zero_shot
 from espnet_ext.ssl.encoder import HubertEncoder
-from espnet_ext.ssl.features import LogMel
+from espnet_ext.ssl.features import LogMel, identity_of
 from espnet_ext.ssl.hugging_face import write_folder
 from espnet_ext.ssl.unit_frontend import UnitFrontend
 from espnet_ext.upstream.load import load_upstream
@@ -134,6 +133,17 @@ def test_other_centroids_are_another_encoder(corpus, tmp_path):
     # What `layer_probe` keeps of one is not that of the other either.
     known = [open_zero_shot(f"units:{corpus / name}")[0] for name in ("mel", "mel", "mel2")]
     assert known[0] == known[1] != known[2]
+
+
+def test_an_encoder_that_changed_since_the_fit(corpus, tmp_path):
+    """Its frames mean something else than the centroids."""
+    write_folder(HubertEncoder(**SIZES), SIZES, tmp_path / "hf")
+    fit = ["--data", str(corpus / "train"), "--features", str(tmp_path / "hf"), "--layers", "1", "--num_units", "4"]
+    assert fit_units([*fit, "--out", str(tmp_path / "c")]) == 0
+    assert UnitFrontend(tmp_path / "c").num_layers == 1
+    write_folder(HubertEncoder(**SIZES), SIZES, tmp_path / "hf")
+    with pytest.raises(UserError, match="hf is not what .*c was fitted to: it has changed since"):
+        UnitFrontend(tmp_path / "c")
 
 
 def test_mistakes(corpus):
