@@ -12,9 +12,7 @@ from pathlib import Path
 from espnet_ext.bin.rank import add_arguments, read_options
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_probe_sets, check_sizes
-
-PROBES = ("phone", "speaker", "eer")
+from espnet_ext.options import BOOL, PROBES, add_probe_sets, add_probes, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -27,8 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
         train="that probes are trained on (utt2phones, utt2spk)",
         test="of other utterances that they are scored on (utt2phones, trials)",
     )
-    add("--probes", nargs="+", choices=PROBES, help="phone: accuracy of frames; speaker: accuracy on held-out "
-        "utterances of --train; eer: zero-shot, trials of --test (default: all that there are labels for)")  # fmt: skip
+    add_probes(parser)
     add("--out", required=True, type=Path, help="folder for RESULTS.md, results.json, study.png, …")
     return parser
 

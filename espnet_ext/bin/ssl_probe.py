@@ -17,7 +17,7 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, add_job_options, add_probe_sets, check_device, check_sizes
+from espnet_ext.options import BOOL, PROBES, add_job_options, add_probe_sets, add_probes, check_device, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -36,6 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
         dev="that chooses layers (utt2phones, utt2spk or trials)",
         test="that they are scored on (utt2phones, utt2spk or trials)",
     )
+    add_probes(parser)
     add("--max_batch_s", type=float, default=30.0, help="seconds of padded audio per batch (default: 30)")
     add("--cache", type=Path, help="folder that keeps what log-mel energies score, for other encoders (default: --out)")
     add("--seed", type=int, help="noted in the results")
@@ -72,7 +73,7 @@ def main(argv=None):
         checkpoint = ssl_probe.open_encoder(args.encoder)
     directories = [DataDir(path, BOOL[args.allow_commands]) for path in (args.train, args.dev, args.test)]
     lists = ssl_probe.open_lists(*directories, args.num_train, args.num_test, BOOL[args.skip_broken])
-    data = ssl_probe.choose_probes(*lists)
+    data = ssl_probe.choose_probes(*lists, args.probes or PROBES)
     if training is None and not data.probes:
         raise UserError(
             f"no labels for any probe; add utt2phones or utt2spk to {args.train}, {args.dev} and {args.test}"

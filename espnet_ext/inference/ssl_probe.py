@@ -108,10 +108,10 @@ def read_training(exp: Path, checkpoint: Checkpoint, dev_units: Sequence[UnitFol
     return Training(epoch, optimizer_steps(stats, every)[epoch], seconds, tuple(streams))
 
 
-def choose_probes(train: RankList, dev: RankList, test: RankList) -> ProbeData:
-    """Return the data of all probes that there are labels for; what is left out, and why, is logged."""
+def choose_probes(train: RankList, dev: RankList, test: RankList, wanted: Sequence[str] = tuple(PROBES)) -> ProbeData:
+    """Return the data of the ``wanted`` probes that there are labels for; what is left out, and why, is logged."""
     kept = []
-    for probe in PROBES:
+    for probe in (probe for probe in PROBES if probe in wanted):
         try:
             data = ProbeData(train, test, (probe,), dev, draw_trials=True)
             if probe == "speaker":

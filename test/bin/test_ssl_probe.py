@@ -101,6 +101,10 @@ def test_any_encoder(corpus, capsys):
     assert ssl_probe(options_of(corpus, out=corpus / "units_probe", **units)) == 0
     rows = capsys.readouterr().out.splitlines()
     assert rows[-2].startswith("| 0 ") or "| 0 |" in rows[-2].replace(" ", " ")
+    more = ["--probes", "eer"]
+    assert ssl_probe([*options_of(corpus, out=corpus / "eer_probe", **units), *more]) == 0
+    content = json.loads((corpus / "eer_probe/results.json").read_text())
+    assert {result["metric"] for result in content["results"]} == {"probe_eer", "probe_dev_eer", "chosen_eer"}
     for name in ("train", "dev", "test"):
         DataDir.write(corpus / "bare" / name, {"wav.scp": DataDir(corpus / name).wav_scp})
     bare = {name: corpus / "bare" / name for name in ("train", "dev", "test")}

@@ -67,6 +67,7 @@ def test_commands_that_need_no_labels(demo):
     folder, _ = demo
     told = run("set -e\n" + block("espnet_ext cluster", SHELL), folder)
     assert "20 clusters of 300 utterances" in told and "standardised" in told
+    assert "RankMe-t by layer" in told and re.search(r"^\| log-mel energies", told, re.MULTILINE)
 
 
 @pytest.mark.timeout(600)
