@@ -4,6 +4,8 @@ import argparse
 import errno
 import importlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,18 @@ def test_other_errors_of_the_system_keep_their_traceback(tmp_path):
 
 def _raise(error):
     raise error
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "3000"), ("7", "7")])
+def test_threads_are_told_to_wait_shortly_before_pytorch_is_there(given, seen):
+    """And a command line alone imports no PyTorch, which would read it too early."""
+    script = (
+        "import os, sys; from espnet_ext.errors import cli\n"
+        "def main(argv=None): print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)\n"
+        "import espnet_ext.bin.train, espnet_ext.bin.ssl_probe, espnet_ext.bin.main\n"
+        "cli(main)()"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    env |= {"GOMP_SPINCOUNT": given} if given else {}
+    answer = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert answer.stdout.split() == [seen, "False"], answer.stderr

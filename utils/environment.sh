@@ -40,10 +40,6 @@ fi
 # anew, which a small model's step on a CPU feels. Blocks up to 32 MB (its limit) are kept instead.
 export MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_-33554432}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_-4294967296}"
 
-# Threads that wait for the next piece of work spin, and take the processor from those that read audio: a few thousand
-# turns instead of libgomp's 300,000 helped probes on two cores a lot and cost a training nothing; none at all did.
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT-3000}"
-
 # Byte order for every sort, as in Kaldi, and names that are not ASCII stay readable.
 if locale -a 2> /dev/null | grep -qix 'C.utf-\?8'; then export LC_ALL=C.UTF-8; else export LC_ALL=C PYTHONUTF8=1; fi
 
