@@ -217,6 +217,13 @@ def test_a_killed_template_takes_its_command_along(recipe, how):
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("egs2/*/*/run.sh")), ids=lambda path: "/".join(path.parts[-3:-1]))
+def test_who_kills_run_sh_kills_the_template(path):
+    """It becomes the template; as a child of run.sh that would go on without it."""
+    commands = [line for line in path.read_text().splitlines() if "TEMPLATE/" in line]
+    assert len(commands) == 1 and commands[0].startswith("exec ../../TEMPLATE/")
+
+
 def test_train_cmd_can_be_replaced(recipe):
     answer = recipe("--train_cmd", "run.py --max-jobs-run 1")
     assert answer.returncode == 0, answer.stderr

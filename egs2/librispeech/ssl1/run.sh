@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ssl1/ssl.sh \
+exec ../../TEMPLATE/ssl1/ssl.sh \
     --train_set train_960 \
     --dev_set dev \
     --features "mfcc previous" \

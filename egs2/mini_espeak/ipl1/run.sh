@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ipl1/ipl.sh \
+exec ../../TEMPLATE/ipl1/ipl.sh \
     --train_set train \
     --test_sets test \
     --num_gaussians 64 \

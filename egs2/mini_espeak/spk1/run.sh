@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/spk1/spk.sh \
+exec ../../TEMPLATE/spk1/spk.sh \
     --train_set train \
     --test_sets test \
     --num_dev_speakers 8 \

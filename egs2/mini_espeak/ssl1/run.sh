@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ssl1/ssl.sh \
+exec ../../TEMPLATE/ssl1/ssl.sh \
     --train_set train \
     --test_sets test \
     --num_dev_speakers 4 \

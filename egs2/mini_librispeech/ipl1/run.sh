@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ipl1/ipl.sh \
+exec ../../TEMPLATE/ipl1/ipl.sh \
     --train_set all \
     --test_sets test \
     --test_trials_opts "--cross_session false --conditions cross_session" \

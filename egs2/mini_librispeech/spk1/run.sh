@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/spk1/spk.sh \
+exec ../../TEMPLATE/spk1/spk.sh \
     --train_set train \
     --dev_set dev \
     --test_sets test \

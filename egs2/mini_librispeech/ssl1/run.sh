@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ssl1/ssl.sh \
+exec ../../TEMPLATE/ssl1/ssl.sh \
     --train_set train \
     --dev_set dev \
     --probe_set probe \

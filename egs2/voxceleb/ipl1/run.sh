@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/ipl1/ipl.sh \
+exec ../../TEMPLATE/ipl1/ipl.sh \
     --train_set train \
     --test_sets vox1 \
     --num_gaussians 2048 \

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-../../TEMPLATE/spk1/spk.sh \
+exec ../../TEMPLATE/spk1/spk.sh \
     --train_set train \
     --test_sets vox1 \
     --num_dev_speakers 100 \
