@@ -74,11 +74,15 @@ class MelFrontend(MelSpectrogramTorch):
         """
         with torch.autocast(input.device.type, enabled=False):
             x = input.float()
+            if self.preemp:
+                x = emphasize(x, self.flipped_filter)
+            width = self.n_fft // 2
             if input_length is None:
                 input_length = torch.full((x.size(0),), x.size(1), dtype=torch.long, device=x.device)
-            if self.preemp:
-                x = F.conv1d(F.pad(x.unsqueeze(1), (1, 0), "reflect"), self.flipped_filter).squeeze(1)
-            x = self._power_spectrum(reflect_ends(x, input_length, self.n_fft // 2))
+                x = F.pad(x.unsqueeze(1), (width, width), "reflect").squeeze(1)
+            else:
+                x = reflect_ends(x, input_length, width)
+            x = self._power_spectrum(x)
             x = self.transform.mel_scale(x)
             if self.log:
                 x = torch.log(x + 1e-6)
@@ -104,6 +108,16 @@ class MelFrontend(MelSpectrogramTorch):
             return_complex=True,
         )
         return spectrum.abs().square()
+
+
+def emphasize(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
+    """Return ``taps[0] x[t - 1] + taps[1] x[t]`` of x (batch, samples), where x[-1] is x[1]; taps: (1, 1, 2).
+
+    The numbers are those of ESPnet's convolution. For its single channel oneDNN lays out sixteen: on a CPU that took
+    longer than the spectrogram, and 125 MB of new memory for 64 crops of 2 s.
+    """
+    before = torch.cat((x[:, 1:2], x[:, :-1]), dim=1)
+    return taps[0, 0, 1] * x + taps[0, 0, 0] * before
 
 
 def reflect_ends(x: torch.Tensor, lengths: torch.Tensor, width: int) -> torch.Tensor:
@@ -133,7 +147,7 @@ class SincFrontend(AsteroidFrontend):
         input: (batch, samples); input_length: (batch,) in samples, None when nothing is padded.
         """
         with torch.autocast(input.device.type, enabled=False):
-            x = F.conv1d(F.pad(input.float().unsqueeze(1), (1, 0), "reflect"), self.flipped_filter)
+            x = emphasize(input.float(), self.flipped_filter).unsqueeze(1)
             if input_length is None:
                 input_length = torch.full((x.size(0),), x.size(2), dtype=torch.long, device=x.device)
             valid = (torch.arange(x.size(2), device=x.device)[None] < input_length[:, None]).unsqueeze(1)

@@ -8,7 +8,7 @@ from espnet2.asr.frontend.asteroid_frontend import AsteroidFrontend
 from espnet2.asr.frontend.melspec_torch import MelSpectrogramTorch
 from espnet2.layers.utterance_mvn import UtteranceMVN as EspnetUtteranceMVN
 
-from espnet_ext.audio.features import MelFrontend, SincFrontend, UtteranceMVN, reflect_ends
+from espnet_ext.audio.features import MelFrontend, SincFrontend, UtteranceMVN, emphasize, reflect_ends
 from espnet_ext.errors import UserError
 
 
@@ -133,3 +133,22 @@ def test_utterance_mvn_equals_espnet_and_ignores_padding(norm_means, norm_vars):
         assert (row[n:] == 0).all()
     if norm_means and norm_vars:
         assert (theirs(x.clone(), lengths)[0][1, :17] - y[1, :17]).abs().max() > 0.1  # ESPnet counts its padding
+
+
+def test_pre_emphasis_is_espnets_convolution():
+    """A model that was trained before sees the same numbers."""
+    torch.manual_seed(0)
+    for shape in ((3, 16000), (1, 12345), (5, 2)):
+        x = torch.randn(shape)
+        taps = MelFrontend().flipped_filter
+        padded = torch.nn.functional.pad(x.unsqueeze(1), (1, 0), "reflect")
+        torch.testing.assert_close(
+            emphasize(x, taps), torch.nn.functional.conv1d(padded, taps).squeeze(1), rtol=0, atol=6e-8
+        )
+
+
+def test_lengths_that_say_nothing_change_nothing():
+    torch.manual_seed(0)
+    x, frontend = torch.randn(3, 8000), MelFrontend()
+    without, with_lengths = frontend(x), frontend(x, torch.full((3,), 8000))
+    assert torch.equal(without[0], with_lengths[0]) and torch.equal(without[1], with_lengths[1])
