@@ -45,7 +45,7 @@ class UnitFrontend(UpstreamFrontend):
         return [self.grid]
 
     def blocks(self) -> torch.nn.ModuleList:
-        raise NotImplementedError("levels are no transformer layers; forget_after has nothing to drop")
+        return torch.nn.ModuleList()  # levels are no transformer layers
 
     def forget_after(self, layer: int) -> None:
         """Drop nothing: a level needs those before it, and costs little."""
