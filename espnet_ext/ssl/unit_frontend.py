@@ -32,7 +32,8 @@ class UnitFrontend(UpstreamFrontend):
         self.grid = quantizer.field, quantizer.hop
         self.features = make_features(quantizer.features, [n for n in quantizer.layers if n is not None])
         self.books = quantizer.codebooks
-        self.config = {"quantizer": quantizer.identity}  # what is remembered of one is not that of another
+        for place, book in enumerate(self.books):
+            self.register_buffer(f"centroids{place}", torch.from_numpy(book.centroids))
         # Registered, so that it moves to a GPU with this module; cepstra and log-mel energies have none.
         self.upstream = getattr(self.features, "upstream", torch.nn.Identity())
         self.set_up(len(quantizer.streams), True, layer, normalize_layers, f"units:{folder}")
@@ -57,14 +58,14 @@ class UnitFrontend(UpstreamFrontend):
         counts = [wav.size(1)] * len(wav) if lengths is None else lengths.tolist()
         self.features.device = wav.device
         rows = self.features([row[:count] for row, count in zip(wav.cpu().numpy(), counts, strict=True)])
-        decoded = [self._decoded(layers, wav.device) for layers in rows]
+        decoded = [self._decoded(layers) for layers in rows]
         return [torch.nn.utils.rnn.pad_sequence(of_rows, batch_first=True) for of_rows in zip(*decoded, strict=True)]
 
-    def _decoded(self, layers: list, device: torch.device) -> list[torch.Tensor]:
+    def _decoded(self, layers: list) -> list[torch.Tensor]:
         states = []
-        for frames, book in zip(layers, self.books, strict=True):
-            ids = torch.as_tensor(book.assign(frames), device=device)
-            tables = torch.from_numpy(book.centroids).to(device)
+        for place, (frames, book) in enumerate(zip(layers, self.books, strict=True)):
+            tables = self.get_buffer(f"centroids{place}")
+            ids = torch.as_tensor(book.assign(frames), device=tables.device)
             vectors = [table[column] for table, column in zip(tables, ids.T, strict=True)]
             states += torch.stack(vectors).cumsum(0).unbind()
         return states
