@@ -39,13 +39,23 @@ def setup(tmp_path):
     python.chmod(0o755)
     calls = tmp_path / "calls"
     venv = tmp_path / "a folder" / "venv"
+    bin_ = tmp_path / "bin"
     base = {**os.environ, "PYTHON": str(python), "CALLS": str(calls), "CXX": "true"}
+    base["PATH"] = f"{bin_}{os.pathsep}{base['PATH']}"
+
+    def disk_has_left(kb):
+        bin_.mkdir(exist_ok=True)
+        (bin_ / "df").write_text(f"#!/bin/sh\necho Filesystem\necho /dev/x 9 9 {kb} 1% /\n")
+        (bin_ / "df").chmod(0o755)
+
+    disk_has_left(kb=20_000_000)  # whatever the disk of the tests has
 
     def call(**env):
         env = {**base, **env}
         return subprocess.run([SCRIPT, venv], env=env, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
     call.venv, call.env, call.tmp_path = venv, base, tmp_path
+    call.disk_has_left = disk_has_left
     call.calls = lambda: calls.read_text().splitlines() if calls.exists() else []
     return call
 
@@ -114,11 +124,9 @@ def test_what_is_missing_is_said_before_anything_is_made(setup, tmp_path):
     old.write_text("#!/bin/sh\nexit 1\n")  # like a pyenv shim of a version that is not there
     old.chmod(0o755)
     assert "is not a working Python 3.10, 3.11 or 3.12" in failed(setup(PYTHON=str(old)))
-    full = tmp_path / "bin"
-    full.mkdir()
-    (full / "df").write_text("#!/bin/sh\necho Filesystem\necho /dev/x 9 9 2000000 1% /\n")
-    (full / "df").chmod(0o755)
-    assert "needs 8 GB and its disk has 2 GB left" in failed(setup(PATH=f"{full}{os.pathsep}{os.environ['PATH']}"))
+    setup.disk_has_left(kb=2_000_000)
+    assert "needs 8 GB and its disk has 2 GB left" in failed(setup())
+    setup.disk_has_left(kb=20_000_000)
     setup.venv.mkdir(parents=True, exist_ok=True)
     (setup.venv / "thesis.txt").write_text("mine")
     assert "is no virtual environment" in failed(setup())
