@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from espnet_ext.audio.espeak_times import PAUSE, Event, align
+from espnet_ext.audio.espeak_times import PAUSE, Event, align, phone_names
 from espnet_ext.datadir.alignment import Interval
 from espnet_ext.errors import UserError
 
@@ -30,6 +30,7 @@ _EVENT_END_OF_LIST, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _CHARS_UTF8, _END_PAUSE = 1, 0x1000
 _POSITION_CHARACTER = 1
+_IPA, _SEPARATED_BY_LINE = 0x02, ord("_") << 8  # how espeak_TextToPhonemes writes
 
 _lock = threading.Lock()
 
@@ -138,13 +139,13 @@ class Espeak:
             raise RuntimeError("espeak-ng is in use by another thread of this process; use processes, not threads")
         try:
             parameters = {_PITCH: pitch, _RANGE: pitch_range, _RATE: rate_wpm, _VOLUME: volume}
-            samples, own_rate_hz, events = self._run(text, language, variant, attributes, parameters, seed)
+            samples, own_rate_hz, events, names = self._run(text, language, variant, attributes, parameters, seed)
         finally:
             _lock.release()
-        if len(samples) == 0:
+        if len(samples) == 0 or not any(event.label for event in events):
             raise UserError(f"espeak-ng says nothing for {text!r} as {voice!r}: the wheel has no dictionary for it")
         duration_s = len(samples) / own_rate_hz
-        phones, words = align(text, events, own_rate_hz, duration_s)
+        phones, words = align(text, events, own_rate_hz, duration_s, names)
         wav = samples.astype(np.float32) / 32768
         if self.rate_hz != own_rate_hz:
             import soxr
@@ -167,7 +168,7 @@ class Espeak:
         return [phones for phones in words if phones]
 
     def _run(self, text, language, variant, attributes, parameters, seed):
-        """Return (int16 samples, sampling rate, events) from a fresh library."""
+        """Return (int16 samples, sampling rate, events, names of the phones) from a fresh library."""
         pieces: list[bytes] = []
         events: list[Event] = []
 
@@ -202,10 +203,20 @@ class Espeak:
             )
             if status != 0:
                 raise RuntimeError(f"espeak_Synth failed with status {status}")
+            names = self._write_phones(library, data)
             library.espeak_Terminate()
         finally:
             _ctypes.dlclose(library._handle)
-        return np.frombuffer(b"".join(pieces), np.int16), rate_hz, events
+        return np.frombuffer(b"".join(pieces), np.int16), rate_hz, events, names
+
+    def _write_phones(self, library, data: bytes) -> list[str]:
+        """Return the phones as espeak writes them: their names in events have 8 bytes at most, and no length."""
+        library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+        rest, clauses = ctypes.c_char_p(data), []
+        while rest.value:
+            clause = library.espeak_TextToPhonemes(ctypes.byref(rest), _CHARS_UTF8, _IPA | _SEPARATED_BY_LINE)
+            clauses.append(clause.decode("utf-8", "ignore"))
+        return phone_names(" ".join(clauses))
 
     def _set_voice(self, library, language, variant, attributes):
         if not attributes:

@@ -1,5 +1,6 @@
 """When espeak's phones and words sound: from the events of the synthesiser to intervals without gaps."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,6 +14,8 @@ PAUSE = "sil"
 
 _PUNCTUATION = '.,;:!?"()[]-'
 _STRESS_MARKS = str.maketrans("", "", "ˈˌ")
+# Modifier letters and combining marks (ʲ ː ʰ ˤ ̃ …). As in espeak's own text output, what begins with one is no phone.
+_MARKS = "\u02b0-\u036f"
 
 
 class Event(NamedTuple):
@@ -24,13 +27,23 @@ class Event(NamedTuple):
     label: str
 
 
-def align(text: str, events: Sequence[Event], rate_hz: int, duration_s: float) -> tuple[list[Interval], list[Interval]]:
+def phone_names(text: str) -> list[str]:
+    """Return the phones, without stress marks, of what espeak writes: words by blanks, phones by ``_``."""
+    # What stands in brackets, (en), is no phone: it says in which language the next words are said.
+    names = re.split("[ _]+", re.sub(r"\([^)]*\)", " ", text).translate(_STRESS_MARKS))
+    return [name for name in names if name]
+
+
+def align(
+    text: str, events: Sequence[Event], rate_hz: int, duration_s: float, names: Sequence[str] = ()
+) -> tuple[list[Interval], list[Interval]]:
     """Turn espeak's events into the intervals of phones and of words.
 
     Phones follow each other without gap from 0 to ``duration_s``, labels in IPA without stress marks, pauses as
     ``PAUSE``; there is one interval per word of ``text``, in order. A phone event marks where the phone starts, except
     for the first of a word: its closure starts at the word event. Some pairs of function words ("of the") come as one
-    event: their phones are shared out by the number of letters.
+    event: their phones are shared out by the number of letters. names: the phones as espeak writes them; from there are
+    marks that events lack, as that of a long vowel in Finnish.
     """
     spans = [match.span() for match in re.finditer(r"\S+", text) if any(c.isalnum() for c in match.group())]
     phones: list[list] = []  # [label, start_s, index of the word that owns it; -1 for a pause]
@@ -42,16 +55,21 @@ def align(text: str, events: Sequence[Event], rate_hz: int, duration_s: float) -
             owner = max(found[-1] if found else owner, owner)
             word_start = sample
             continue
+        if name.startswith("("):  # (en): another language begins
+            continue
         label = name.translate(_STRESS_MARKS) or PAUSE
         if label == PAUSE:
             if phones and phones[-1][0] != PAUSE:
                 phones.append([PAUSE, sample / rate_hz, -1])
+        elif re.match(f"[{_MARKS}]", label) and phones and phones[-1][0] != PAUSE:
+            phones[-1][0] += label
         else:
             start = sample if word_start is None else min(sample, word_start)
             phones.append([label, start / rate_hz, owner])
         word_start = None
     if phones:
         phones[0][1] = 0.0
+    _add_marks([phone for phone in phones if phone[0] != PAUSE], names)
     ends = [start for _, start, _ in phones[1:]] + [duration_s]
     kept = [
         (Interval(label, start, end), i) for (label, start, i), end in zip(phones, ends, strict=True) if end > start
@@ -62,6 +80,14 @@ def align(text: str, events: Sequence[Event], rate_hz: int, duration_s: float) -
         labels = [text[start:end].strip(_PUNCTUATION) for start, end in spans[i:after]]
         words.extend(_share_out(labels, [phone for phone, k in kept if k == i]))
     return [phone for phone, _ in kept], words
+
+
+def _add_marks(phones: list[list], names: Sequence[str]) -> None:
+    """Give phones ``[label, …]`` the names that differ from their labels by marks alone, in the order of both."""
+    labels, plain = ([re.sub(f"[{_MARKS}]", "", one) for one in several] for several in ([x[0] for x in phones], names))
+    for first, other, count in difflib.SequenceMatcher(None, labels, plain, autojunk=False).get_matching_blocks():
+        for phone, name in zip(phones[first : first + count], names[other : other + count], strict=True):
+            phone[0] = name
 
 
 def _share_out(labels, phones) -> list[Interval]:

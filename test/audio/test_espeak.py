@@ -1,6 +1,8 @@
 """The binding to espeak-ng: times that fit the sound, parameters that do what they say, the same bytes every time."""
 
 import hashlib
+import json
+import re
 import subprocess
 import sys
 import threading
@@ -142,6 +144,7 @@ def test_same_bytes_whatever_was_said_before(espeak):
         ({"attributes": ["dictrules 3"]}, "dictrules"),
         ({"attributes": ["pitch 1 2\nlanguage de"]}, "attribute"),
         ({"text": " ,. "}, "no word"),
+        ({"voice": "fo"}, "the wheel has no dictionary"),
     ],
 )
 def test_wrong_arguments(espeak, arguments, words):
@@ -182,3 +185,47 @@ def test_pronounce_is_what_is_said_word_by_word(espeak):
     assert not set("ˈˌ ") & set("".join(spoken))
     with pytest.raises(UserError, match="has no word to say"):
         espeak.pronounce("…")
+
+
+# Marks that espeak has as phones of their own: softness, length (which its events leave out), nasality of a diphthong.
+MARKED = {
+    "ru": "говорить пять счастье люблю",
+    "lt": "labas rytas ačiū",
+    "be": "добры дзень",
+    "ga": "Dia duit",
+    "fi": "hyvää päivää",
+    "ar": "السلام عليكم",
+    "it": "gli gnocchi",
+    "pt": "não obrigado pão",
+    "hi": "घर भारत खाना",
+    "pl": "cześć dziękuję życie",
+    "en-us": "a bottle of butter in the church",
+}
+WRITTEN = """
+import ctypes, json, os, sys, espeakng_loader
+library = ctypes.CDLL(espeakng_loader.get_library_path())
+library.espeak_Initialize(2, 0, os.fsencode(espeakng_loader.get_data_path()), 0x8000)
+library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+answers = {}
+for voice, text in json.loads(sys.argv[1]).items():
+    assert library.espeak_SetVoiceByName(voice.encode()) == 0
+    rest, answers[voice] = ctypes.c_char_p(text.encode()), ""
+    while rest.value:
+        answers[voice] += library.espeak_TextToPhonemes(ctypes.byref(rest), 1, 2 | ord("_") << 8).decode() + " "
+print(json.dumps(answers))
+"""
+
+
+def test_phones_are_those_that_espeak_separates(espeak):
+    """Its own output with a separator (espeak-ng --ipa --sep=_), from another process: rʲ is one phone, not two."""
+    code = [sys.executable, "-c", WRITTEN, json.dumps(MARKED)]
+    written = json.loads(subprocess.run(code, capture_output=True, text=True, check=True).stdout)
+    for voice, text in MARKED.items():
+        said = [phone for word in espeak.pronounce(text, voice) for phone in word]
+        assert said == re.findall("[^ _ˈˌ]+", written[voice]), voice
+    assert {"rʲ", "pʲ"} <= set(re.findall("[^ _ˈˌ]+", written["ru"])) and "æː" in written["fi"]
+
+
+def test_words_of_another_language_leave_no_trace_of_its_name(espeak):
+    words = espeak.pronounce("пять hello мать", "ru")
+    assert words[1] == ["h", "ə", "l", "əʊ"] and [len(word) for word in words] == [3, 4, 3]

@@ -1,6 +1,6 @@
 """Times of phones and words from events written by hand."""
 
-from espnet_ext.audio.espeak_times import PAUSE, Event, align
+from espnet_ext.audio.espeak_times import PAUSE, Event, align, phone_names
 
 
 def test_hand_made_events():
@@ -12,7 +12,7 @@ def test_hand_made_events():
         Event(False, 0, 200, "v"),
         Event(False, 0, 300, "ð"),
         Event(False, 0, 400, "ə"),
-        Event(False, 0, 450, "ː"),
+        Event(False, 0, 450, "n"),
         Event(True, 7, 500, ""),
         Event(False, 7, 550, "k"),  # its closure began with the word
         Event(False, 7, 600, "ˈæ"),
@@ -25,7 +25,7 @@ def test_hand_made_events():
         ("v", 0.2),
         ("ð", 0.3),
         ("ə", 0.4),
-        ("ː", 0.45),
+        ("n", 0.45),
         ("k", 0.5),
         ("æ", 0.6),
         (PAUSE, 0.8),
@@ -33,3 +33,29 @@ def test_hand_made_events():
     assert [a.end_s for a in phones] == [b.start_s for b in phones[1:]] + [1.0]
     # Two and three letters share five phones.
     assert words == [("of", 0.0, 0.3), ("the", 0.3, 0.5), ("cat", 0.5, 0.8)]
+
+
+def test_marks_belong_to_the_phone_before():
+    """A mark with an event of its own, one that only the written phones have, and what says the language."""
+    events = [
+        Event(True, 0, 0, ""),
+        Event(False, 0, 0, "p"),
+        Event(False, 0, 100, "ʲ"),
+        Event(False, 0, 200, "ˈɑ"),
+        Event(False, 0, 300, "l"),
+        Event(True, 3, 400, ""),
+        Event(False, 3, 400, "(en)"),
+        Event(False, 3, 400, "h"),
+        Event(False, 3, 500, "ɐ̃ʊ"),
+        Event(False, 5, 600, ""),
+    ]
+    written = phone_names("pʲ_ˈɑː_l (en)_h_ˌɐ̃ʊ̃ (ru)")
+    assert written == ["pʲ", "ɑː", "l", "h", "ɐ̃ʊ̃"]
+    phones, words = align("pa hi", events, 1000, 1.0, written)
+    assert [(label, start) for label, start, _ in phones] == [
+        ("pʲ", 0.0), ("ɑː", 0.2), ("l", 0.3), ("h", 0.4), ("ɐ̃ʊ̃", 0.5), (PAUSE, 0.6),
+    ]  # fmt: skip
+    assert words == [("pa", 0.0, 0.4), ("hi", 0.4, 0.6)]
+    # Where other phones were written, only those marks are taken that are sure.
+    phones, _ = align("pa hi", events, 1000, 1.0, ["pʲ", "e", "lː", "h", "ɐ̃ʊ̃"])
+    assert [label for label, *_ in phones] == ["pʲ", "ɑ", "lː", "h", "ɐ̃ʊ̃", PAUSE]
