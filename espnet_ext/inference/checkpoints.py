@@ -10,7 +10,7 @@ import torch
 
 from espnet_ext.errors import UserError
 from espnet_ext.ssl.features import identity_of
-from espnet_ext.upstream.load import HELP
+from espnet_ext.upstream.load import no_such_encoder
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def find_checkpoints(specs: Sequence[str]) -> list[Checkpoint]:
         elif path.is_file() and path.suffix == ".pth" and (path.parent / "config.yaml").is_file():
             found.append(_of_file(path))
         elif ":" not in spec and not path.exists():
-            # As ``load_upstream`` does, but before anything is measured, not when its turn comes.
-            raise UserError(f"{spec}: no such encoder; give the folder of a training, init:SPEC, {HELP}")
+            # Before anything is measured, not when its turn comes.
+            raise no_such_encoder(spec, "the folder of a training, init:SPEC, ")
         else:
             random = spec.startswith("init:")
             found.append(Checkpoint(spec, spec, 0 if random else None, untrained=random))

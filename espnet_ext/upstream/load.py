@@ -10,7 +10,7 @@ from espnet_ext.errors import UserError
 from espnet_ext.zoo.package import Package, resolve
 from espnet_ext.zoo.tensors import load_tensors
 
-HELP = (
+_HELP = (
     "hf:ID_OR_FOLDER, s3prl:NAME, s3prl:NAME:CHECKPOINT, torchaudio:PIPELINE (such as HUBERT_BASE), or a path: a "
     "Hugging Face folder, a checkpoint of torchaudio, fairseq, s3prl or WavLM, an experiment folder or package of ours"
 )
@@ -51,7 +51,12 @@ def load_upstream(
         return _ours(resolve(path), other_task, options)
     if path.is_file():
         return _checkpoint(path, options)
-    raise UserError(f"{spec}: no such encoder; give {HELP}")
+    raise no_such_encoder(spec)
+
+
+def no_such_encoder(spec: str, more: str = "") -> UserError:
+    """The error for a ``spec`` that names nothing; more: what else could stand there, before what all of them may."""
+    return UserError(f"{spec}: no such encoder; give {more}{_HELP}")
 
 
 def _huggingface(model: str, options: dict) -> torch.nn.Module:

@@ -23,6 +23,7 @@ from espnet_ext.metrics.correlation import pearson, spearman
 from espnet_ext.ssl.features import LogMel
 from espnet_ext.ssl.geometry import Geometry
 from espnet_ext.train.rank_list import RankList
+from espnet_ext.upstream.load import load_upstream
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,13 @@ def test_checkpoints_of_a_run(run):
     assert best[0].epoch in (1, 2, 3) and best[0].step in steps and best[1].step is None
     with pytest.raises(UserError, match="given twice"):
         find_checkpoints([str(run / "3epoch.pth")] * 2)
+    # What may be given is said as where one encoder is opened, after what only a list of them takes.
+    with pytest.raises(UserError) as opened:
+        load_upstream("no/where")
+    before, _, kinds = str(opened.value).partition("; give ")
+    with pytest.raises(UserError) as found:
+        find_checkpoints(["no/where"])
+    assert str(found.value) == f"{before}; give the folder of a training, init:SPEC, {kinds}" and "hf:" in kinds
 
 
 def test_rank_of_a_run(corpus, run, capsys, monkeypatch):
