@@ -26,7 +26,6 @@ from espnet_ext.upstream.layers import weighted_sum
 
 log = logging.getLogger(__name__)
 _MAX_S = 60.0  # in one piece: a transcript belongs to whole utterances
-_NEVER_CUT_S = 1e9
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Utterances:
     """Whole utterances of a data directory, evenly spread, and the phones that are said, without word bounds."""
 
     def __init__(self, data: DataDir, number: int, skip_broken: bool = False):
-        self.list = RankList(data, data.path.name, None, number, _NEVER_CUT_S, skip_broken=skip_broken)
+        self.list = RankList(data, data.path.name, None, number, max_s=None, skip_broken=skip_broken)
         for utt, samples in list(self.list.lengths.items()):
             if samples > _MAX_S * RATE_HZ:
                 why = f"{samples / RATE_HZ:.0f} s are longer than {_MAX_S:g} s; cut it where its transcript can be cut"

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class RankList:
-    """Utterances in a fixed order, each at most ``max_s`` long (its beginning).
+    """Utterances in a fixed order, each at most ``max_s`` long (its beginning), or whole (None).
 
     Args:
         data: where they are. name: what results call the list.
@@ -36,7 +36,7 @@ class RankList:
         name: str,
         utterances: Sequence[str] | None = None,
         num_utterances: int = 10_000,
-        max_s: float = 20.0,
+        max_s: float | None = 20.0,
         min_samples: int = 400,
         skip_broken: bool = False,
     ):
@@ -50,21 +50,26 @@ class RankList:
             raise UserError(f"{data.path}: no utterance {unknown[0]!r} ({len(unknown)} of the list are not there)")
         if len(chosen) > num_utterances:
             chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, num_utterances).round().astype(int)]
-        most = round(max_s * RATE_HZ)
         self.lengths: dict[str, int] = {}
         for utt in chosen:
             try:
                 self.lengths[utt] = data.num_samples(utt, RATE_HZ)
             except UserError as error:
                 self.leave_out(utt, error)
-        self.num_cut = sum(length > most for length in self.lengths.values())
-        if self.num_cut:
-            log.warning("%s: %d utterances are cut to %g s (max_s)", name, self.num_cut, max_s)
-        self.lengths = {utt: min(length, most) for utt, length in self.lengths.items()}
+        self.num_cut = 0 if max_s is None else self._cut(max_s)
         for utt in list(self.lengths) if skip_broken else ():
             self._read(utt)
         if len(self.lengths) < 2:
             raise UserError(f"{data.path}: {len(self.lengths)} utterance(s); a rank needs at least 2, better 1000")
+
+    def _cut(self, max_s: float) -> int:
+        """Shorten what is longer, and return how many those are."""
+        most = round(max_s * RATE_HZ)
+        longer = [utt for utt, length in self.lengths.items() if length > most]
+        if longer:
+            log.warning("%s: %d utterances are cut to %g s (max_s)", self.name, len(longer), max_s)
+        self.lengths |= dict.fromkeys(longer, most)
+        return len(longer)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -257,6 +257,10 @@ def test_list(tmp_path):
     for _, wav, lengths in short.batches(0.7):
         assert wav.shape[1] == 4800 and len(wav) <= 2 and lengths.tolist() == [4800] * len(wav)
     np.testing.assert_array_equal(wav[-1], data.audio("s02-02")[:4800])
+    long = write_corpus(tmp_path / "long", range(1), utterances=2, duration_s=20.1)
+    assert RankList(long, "x").num_cut == 2
+    whole = RankList(long, "x", max_s=None)
+    assert whole.num_cut == 0 and set(whole.lengths.values()) == {321600}
     with pytest.raises(UserError, match="no utterance 'zz'"):
         RankList(data, "x", utterances=["s00-00", "zz"])
     with pytest.raises(UserError, match="1 utterance.s.; a rank needs at least 2"):
