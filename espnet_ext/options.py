@@ -5,7 +5,6 @@ import re
 from espnet_ext.errors import UserError
 
 BOOL = {"true": True, "false": False}
-PROBES = ("phone", "speaker", "eer")
 
 _SHARED = {
     "shard": {"default": "1/1", "metavar": "I/N", "help": "this job and the number of jobs; the last one merges"},
@@ -49,13 +48,6 @@ def add_probe_sets(parser, number: int = 2000, **roles: str) -> None:
     for name, sets in (("num_train", train), ("num_test", " and ".join(others))):
         text = f"utterances of {sets}, evenly spread (default: {number})"
         parser.add_argument(f"--{name}", type=int, default=number, help=text)
-
-
-def add_probes(parser) -> None:
-    """Give a parser the choice of linear probes."""
-    parser.add_argument("--probes", nargs="+", choices=PROBES, help="phone: accuracy of frames; speaker: accuracy on "
-        "held-out utterances of --train; eer: zero-shot, trials of the test data (default: all that there are labels "
-        "for)")  # fmt: skip
 
 
 def check_sizes(args) -> None:

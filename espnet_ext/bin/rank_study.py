@@ -12,7 +12,8 @@ from pathlib import Path
 from espnet_ext.bin.rank import add_arguments, read_options
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, PROBES, add_probe_sets, add_probes, check_sizes
+from espnet_ext.metrics.probes import PROBES, add_probes
+from espnet_ext.options import BOOL, add_probe_sets, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:

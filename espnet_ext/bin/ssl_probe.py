@@ -17,7 +17,8 @@ from pathlib import Path
 
 from espnet_ext.errors import UserError, cli
 from espnet_ext.logs import log_to_screen
-from espnet_ext.options import BOOL, PROBES, add_job_options, add_probe_sets, add_probes, check_device, check_sizes
+from espnet_ext.metrics.probes import PROBES, add_probes
+from espnet_ext.options import BOOL, add_job_options, add_probe_sets, check_device, check_sizes
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -13,15 +13,10 @@ from espnet_ext.datadir import DataDir, Trials
 from espnet_ext.datadir.alignment import read_intervals
 from espnet_ext.datadir.pairing import choose_trials
 from espnet_ext.errors import UserError
+from espnet_ext.metrics.probes import PROBES
 from espnet_ext.ssl.quality import phones_at
 from espnet_ext.train.rank_list import RATE_HZ, RankList
 
-#: What a probe needs in the training and in the test directory, and what its score is; higher is better.
-PROBES = {
-    "phone": (["utt2phones"], ["utt2phones"], "phone accuracy (%)"),
-    "speaker": (["utt2spk"], [], "speaker accuracy (%)"),
-    "eer": ([], ["trials"], "100 - EER (%)"),
-}
 _MOST_TRIALS = 20_000  # of a list that is drawn
 _LABELS = ("utt2phones", "utt2spk", "utt2session", "trials")
 
@@ -146,8 +141,8 @@ class ProbeData:
 
 def missing_tables(probe: str, train: DataDir, test: DataDir, draw_trials: bool = False) -> list[Path]:
     """Return the files that a probe needs and that are not there."""
-    in_train, in_test, _ = PROBES[probe]
+    in_train, in_test = PROBES[probe].in_train, PROBES[probe].in_test
     if draw_trials and not test.has("trials"):
-        in_test = ["utt2spk" if name == "trials" else name for name in in_test]
+        in_test = tuple("utt2spk" if name == "trials" else name for name in in_test)
     wanted = [(train, name) for name in in_train] + [(test, name) for name in in_test]
     return [data.path / name for data, name in wanted if not data.has(name)]

@@ -10,9 +10,10 @@ import numpy as np
 
 from espnet_ext.files import atomic_write
 from espnet_ext.inference.checkpoints import Checkpoint
-from espnet_ext.inference.probe_data import PROBES, ProbeData
+from espnet_ext.inference.probe_data import ProbeData
 from espnet_ext.inference.rank_report import list_notes, rank_results, rank_table, write_rank_csv
 from espnet_ext.metrics.correlation import pearson, regret, spearman
+from espnet_ext.metrics.probes import PROBES
 from espnet_ext.metrics.rank_plot import save_study_plot
 from espnet_ext.metrics.report import Result, markdown_table, write_results_json, write_results_md
 
@@ -143,7 +144,7 @@ def floor_line(rows: Sequence[dict], floor: dict, probe: str) -> str:
     last = [row for row in rows if row["checkpoint"] == rows[-1]["checkpoint"]]
     best = max(last, key=lambda row: row[probe])
     return (
-        f"{PROBES[probe][2]} of log-mel energies: {floor[probe]:.2f}; of the best layer ({best['layer']}) of "
+        f"{PROBES[probe].score} of log-mel energies: {floor[probe]:.2f}; of the best layer ({best['layer']}) of "
         f"{best['checkpoint']}: {best[probe]:.2f} ({best[probe] - floor[probe]:+.2f})."
     )
 
@@ -174,13 +175,13 @@ def write_study(
         writer.writerows(probe_rows)
     found = correlate(checkpoints, rank_rows, probe_rows)
     points = series([one.name for one in checkpoints], rank_rows, probe_rows)
-    titled = {(PROBES[probe][2], name): by_layer for (probe, name), by_layer in points.items()}
+    titled = {(PROBES[probe].score, name): by_layer for (probe, name), by_layer in points.items()}
     save_study_plot(out / "study.png", titled)
     main = correlation_table(found)
     sections = [("Correlation of rank and score, by layer", main)]
     floors = {probe: floor_line(probe_rows, floor, probe) for probe in data.probes}
     sections += [
-        (f"{PROBES[probe][2]}, by layer", f"{score_table(probe_rows, probe)}\n\n{floors[probe]}")
+        (f"{PROBES[probe].score}, by layer", f"{score_table(probe_rows, probe)}\n\n{floors[probe]}")
         for probe in data.probes
     ]
     sections += [

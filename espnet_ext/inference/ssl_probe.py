@@ -15,14 +15,14 @@ import numpy as np
 from espnet_ext.datadir import DataDir
 from espnet_ext.errors import UserError
 from espnet_ext.inference.checkpoints import Checkpoint, find_checkpoints
-from espnet_ext.inference.probe_data import PROBES, ProbeData
+from espnet_ext.inference.probe_data import ProbeData
 from espnet_ext.inference.rank_study import LogMelFloor, probe_rows
+from espnet_ext.metrics.probes import PROBES
 from espnet_ext.metrics.report import Result, markdown_table, write_results_json, write_results_md
 from espnet_ext.ssl.units import UnitFolder, read_units
 from espnet_ext.train.rank_list import RankList
 
 log = logging.getLogger(__name__)
-_REVERSED = "100 - "
 
 EXPLANATION = """\
 The encoder is frozen. Phone accuracy: frames, classified by a linear discriminant of one layer. Speaker accuracy: the
@@ -120,7 +120,7 @@ def choose_probes(train: RankList, dev: RankList, test: RankList, wanted: Sequen
                 _ = data.trials(test), data.trials(dev)
             kept.append(probe)
         except UserError as error:
-            log.warning("left out: %s: %s", PROBES[probe][2].partition(" (")[0], error)
+            log.warning("left out: %s: %s", PROBES[probe].score.partition(" (")[0], error)
     return ProbeData(train, test, tuple(kept), dev, draw_trials=True)
 
 
@@ -192,21 +192,16 @@ def probe_table(rows: Sequence[dict], floor: Mapping, data: ProbeData) -> str:
     """Markdown: a line per layer and one for log-mel energies; scores where layers are chosen, and on the test data."""
     columns = ["layer"]
     for probe in data.probes:
-        name = PROBES[probe][2].removeprefix(_REVERSED)
+        name = PROBES[probe].measure
         columns += [f"dev: {name}", name]
     lines = []
     for row in [*rows, floor]:
         line = [str(row["layer"]) if row is not floor else "log-mel energies"]
         for probe in data.probes:
-            dev, test = _shown(probe, row[f"dev_{probe}"]), _shown(probe, row[probe])
+            dev, test = (f"{PROBES[probe].measured(row[key]):.2f}" for key in (f"dev_{probe}", probe))
             line += [dev, f"**{test}**" if row is chosen(rows, probe) else test]
         lines.append(line)
     return markdown_table(columns, lines)
-
-
-def _shown(probe: str, score: float) -> str:
-    """A score as its name says it: that of error rates is what they lack to 100."""
-    return f"{100 - score if PROBES[probe][2].startswith(_REVERSED) else score:.2f}"
 
 
 def _results(training: Training | None, rows: Sequence[dict], floor: Mapping, data: ProbeData) -> list[Result]:

@@ -11,11 +11,9 @@ import numpy as np
 from espnet_ext.errors import UserError
 from espnet_ext.metrics.correlation import spearman
 from espnet_ext.metrics.experiments import REFERENCE, by_row, spread
+from espnet_ext.metrics.probes import PROBES
 from espnet_ext.metrics.report import Result, markdown_table
 from espnet_ext.ssl.grid import GridRow
-
-#: Probes of ``ssl_probe``: the heading, and whether the table shows what the score lacks to 100.
-PROBES = {"phone": ("phones %", False), "speaker": ("speakers %", False), "eer": ("EER %", True)}
 
 
 @dataclass
@@ -87,7 +85,7 @@ def grid_table(rows: Sequence[GridRow], outcomes: Sequence[Outcome]) -> str:
         "masked acc. %",
         "commonest %",
     ]
-    columns += [word for probe in probes for word in (PROBES[probe][0], "layer")] + ["training s"]
+    columns += [word for probe in probes for word in (f"{PROBES[probe].heading} %", "layer")] + ["training s"]
     floor = next((one.floor for one in outcomes if one.floor), {})
     cells = []
     if floor:
@@ -117,7 +115,7 @@ def grid_table(rows: Sequence[GridRow], outcomes: Sequence[Outcome]) -> str:
 
 
 def _shown(probe: str, score: float | None) -> float | None:
-    return 100 - score if score is not None and PROBES[probe][1] else score
+    return None if score is None else PROBES[probe].measured(score)
 
 
 def _range(streams: Sequence[Sequence[float]], digits: int) -> str:
@@ -150,7 +148,7 @@ def directions(rows: Sequence[GridRow], outcomes: Sequence[Outcome]) -> list[str
             if all(probe in one.probes for found in points for one in found):
                 scores = [np.mean([one.probes[probe] for one in found]) for found in points]
                 # Of trials, higher is better too: 100 - EER.
-                name = "100 - EER" if PROBES[probe][1] else PROBES[probe][0].removesuffix(" %")
+                name = f"100 - {PROBES[probe].heading}" if PROBES[probe].is_error else PROBES[probe].heading
                 said += [f"{what} and {name} {_signed(spearman(x, scores))}" for what, x in measures.items()]
         if said:
             rough = math.tanh(1.96 / math.sqrt(len(points) - 3))
