@@ -260,7 +260,7 @@ def test_list(tmp_path):
     long = write_corpus(tmp_path / "long", range(1), utterances=2, duration_s=20.1)
     assert RankList(long, "x").num_cut == 2
     whole = RankList(long, "x", max_s=None)
-    assert whole.num_cut == 0 and set(whole.lengths.values()) == {321600}
+    assert whole.num_cut == 0 and all(n == long.num_samples(utt) > 320_000 for utt, n in whole.lengths.items())
     with pytest.raises(UserError, match="no utterance 'zz'"):
         RankList(data, "x", utterances=["s00-00", "zz"])
     with pytest.raises(UserError, match="1 utterance.s.; a rank needs at least 2"):
