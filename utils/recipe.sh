@@ -98,7 +98,7 @@ format_sets() { # NAMES OPTIONS…: data/<name> -> dump/<name> for each of the N
 }
 stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
     _stage_close "done"
-    if [ "$1" -lt "${_recipe_first}" ] || [ "$1" -gt "${_recipe_last}" ] || [[ ${_recipe_skip} = *" $1 "* ]]; then
+    if ! _stage_chosen "$1"; then
         return 1
     elif "${dry_run}"; then
         echo "would run stage $1 $2: $3"
@@ -106,6 +106,12 @@ stage() { # NUMBER NAME DESCRIPTION: true when this stage is to be run
     fi
     _recipe_number=$1 _recipe_now=$2 _recipe_command="" _recipe_log="" _recipe_start="$(date +%s%3N)"
     log "== stage $1 $2: $3 =="
+}
+will_run() { # NUMBER: true where that stage is among those that this call runs
+    ! "${dry_run}" && _stage_chosen "$1"
+}
+_stage_chosen() { # NUMBER: by --stage, --stop_stage and --skip_stages
+    [ "$1" -ge "${_recipe_first}" ] && [ "$1" -le "${_recipe_last}" ] && [[ ${_recipe_skip} != *" $1 "* ]]
 }
 begin_again() { # FIRST LAST: in a loop over these stages, FIRST comes next even where --stage began behind it
     if [ "${_recipe_first}" -gt "$1" ] && [ "${_recipe_first}" -le "$2" ]; then _recipe_first=$1; fi

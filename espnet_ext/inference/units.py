@@ -19,7 +19,7 @@ from espnet_ext.inference.clips import Clip, FileClip
 from espnet_ext.inference.plan import plan_batches
 from espnet_ext.ssl.features import identity_of, make_features
 from espnet_ext.ssl.geometry import RATE_HZ
-from espnet_ext.ssl.quantizer import DESCRIPTION, ENCODER, MAX_UNITS, Quantizer
+from espnet_ext.ssl.quantizer import DESCRIPTION, ENCODER, Quantizer, check_counts
 from espnet_ext.ssl.units import write_units
 
 log = logging.getLogger(__name__)
@@ -215,14 +215,7 @@ class UnitFit:
         """Fit, and write the folder ``out``; what it held before is no centroids any more from the beginning."""
         features = make_features(self.features, self.layers, device)
         names, counts = features.names, self.num_units
-        twice = next((layer for place, layer in enumerate(self.layers) if layer in self.layers[:place]), None)
-        if twice is not None:
-            raise UserError(f"--layers: {twice} is given twice; a layer has one set of centroids")
-        if len(counts) not in (1, len(names)):
-            raise UserError(f"--num_units: {len(counts)} numbers for {len(names)} layer(s); give one, or each")
-        wrong = [count for count in counts if not 1 < count <= MAX_UNITS]
-        if wrong:
-            raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
+        check_counts(self.layers, counts, self.quantizer, self.max_frames)
         (Path(out) / DESCRIPTION).unlink(missing_ok=True)
         sample, utterances = sample_frames(self.data, FrameReader(features, batch_s), self.max_frames, self.seed)
         books, errors = [], {}

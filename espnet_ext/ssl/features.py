@@ -97,12 +97,7 @@ class HiddenLayers:
 
             self.upstream = load_upstream(spec, freeze=True).eval()
         self.device = device
-        wrong = [layer for layer in layers if not 0 <= layer < self.upstream.num_layers]
-        if wrong or not layers:
-            raise UserError(
-                f"--layers: {spec} has the layers 0 (input of the first) to {self.upstream.num_layers - 1}; "
-                f"{f'there is no {wrong[0]}' if wrong else 'give at least one'}"
-            )
+        check_layers(spec, layers, self.upstream.num_layers)
         if hasattr(self.upstream, "forget_after"):
             self.upstream.forget_after(max(layers))
         self.upstream.to(device)
@@ -126,6 +121,16 @@ class HiddenLayers:
             frames = frames.cpu().minimum((lengths - self.field) // self.hop + 1)
         states = [states[layer].float() for layer in self.layers]
         return [[state[row, :count] for state in states] for row, count in enumerate(frames.tolist())]
+
+
+def check_layers(encoder: str, layers: Sequence[int], num_layers: int) -> None:
+    """``UserError`` where ``layers``, at least one, are not among the ``num_layers`` of an encoder, called so."""
+    wrong = [layer for layer in layers if not 0 <= layer < num_layers]
+    if wrong or not layers:
+        raise UserError(
+            f"--layers: {encoder} has the layers 0 (input of the first) to {num_layers - 1}; "
+            f"{f'there is no {wrong[0]}' if wrong else 'give at least one'}"
+        )
 
 
 def make_features(spec: str, layers: Sequence[int] = (), device: str = "cpu"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,27 @@ DESCRIPTION = "quantizer.json"
 ENCODER = "encoder"  # among the facts: checksums of what made the features, see ``identity_of``
 # How units are made from frames: what holds it for one layer.
 KINDS = {"kmeans": Codebook, "random_projection": RandomProjection}
+
+
+def check_counts(layers: Sequence[int], num_units: Sequence[int], quantizer: str, max_frames: int) -> None:
+    """``UserError`` for layers that are given twice, and for numbers of units that cannot be, per layer or for all.
+
+    layers: none of features that have only one. max_frames: what centroids of k-means are fitted to.
+    """
+    twice = next((layer for place, layer in enumerate(layers) if layer in layers[:place]), None)
+    if twice is not None:
+        raise UserError(f"--layers: {twice} is given twice; a layer has one set of centroids")
+    count = max(1, len(layers))
+    if len(num_units) not in (1, count):
+        raise UserError(f"--num_units: {len(num_units)} numbers for {count} layer(s); give one, or each")
+    wrong = [number for number in num_units if not 1 < number <= MAX_UNITS]
+    if wrong:
+        raise UserError(f"--num_units: {wrong[0]} is not from 2 to {MAX_UNITS}")
+    if quantizer == "kmeans" and max(num_units) > max_frames:
+        raise UserError(
+            f"--num_units: {max(num_units)} centroids cannot be fitted to {max_frames} frames (--max_frames); give "
+            "more of these, or fewer of those"
+        )
 
 
 @dataclass(frozen=True)

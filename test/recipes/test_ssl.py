@@ -87,7 +87,10 @@ def units_of(recipe, name):
     ("options", "message"),
     [
         ('--stage clusters --num_units "9 6"', "it1 was made with other settings: num_units was 8, is 9; name"),
-        ("--stage clusters --features logmel", "it1 was made with other settings: features was mfcc, is logmel; name"),
+        (
+            '--stage clusters --features "logmel previous"',
+            "it1 was made with other settings: features was mfcc, is logmel; name",
+        ),
         (
             '--stage labels --levels "1 2"',
             "it2 was made with other settings: levels was 1, is 2; name another",
@@ -234,12 +237,30 @@ def test_short_utterances_among_those_that_ranks_are_measured_on(copied):
         ("--start_iter 0", "--start_iter 0 --stop_iter 2: iterations count from 1"),
         ("--stop_iter 1.5", "iterations count from 1"),
         ("--start_iter 3", "--start_iter 3 --stop_iter 2: nothing to run, the first is behind the last"),
+        # What only the second iteration would meet, before anything is made.
+        (
+            '--layers "- 6"',
+            "iteration 2: --layers: the encoder of iteration 1 has the layers 0 (input of the first) to 3",
+        ),
+        ('--features "mfcc hf:./no/where"', "iteration 2: "),
+        ('--num_units "8 3000"', "iteration 2: --num_units: 3000 centroids cannot be fitted to 2000 frames"),
+        (
+            '--train_config "conf/train_hubert.yaml conf/none.yaml"',
+            "iteration 2: --config conf/none.yaml: no such file",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(fresh, options, message):
     (fresh / "data/dev").mkdir()
     (fresh / "data/dev/wav.scp").touch()
-    assert message in error_of(fresh, "--stage", "format", *shlex.split(options))
+    said = error_of(fresh, "--stage", "format", *shlex.split(options))
+    assert message in said and not ((fresh / "dump").exists() and "iteration 2" in said)
+
+
+def test_lists_for_ranks_are_there_before_a_training(fresh):
+    """Stage rank comes last."""
+    said = error_of(fresh, "--stage", "format", "--stop_stage", "pack", "--rank_lists", "other=dump/other")
+    assert "--rank_lists other=dump/other: there is no data directory dump/other" in said and not (fresh / EXP).exists()
 
 
 def test_without_phones(copied):

@@ -23,6 +23,10 @@ fast=false          # leave out the long ones
 # end options
 . "${MAIN_ROOT}/utils/recipe.sh"
 
+for number in 1 2 3; do
+    if will_run "${number}"; then echo "stage ${number} is going to run"; fi
+done
+
 if stage 1 data "corpus -> data/"; then
     mkdir -p data
     echo words > data/text
@@ -107,6 +111,10 @@ def test_choosing_stages(recipe, words, run):
     answer = recipe(*words)
     assert answer.returncode == 0, answer.stderr
     assert names(answer.stderr) == run
+    numbers = [1 + ["data", "count", "score"].index(name) for name in run]
+    assert [line for line in answer.stdout.splitlines() if "going" in line] == [
+        f"stage {number} is going to run" for number in numbers
+    ]
 
 
 def test_dry_run_does_nothing(recipe):

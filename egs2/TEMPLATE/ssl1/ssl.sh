@@ -84,6 +84,19 @@ keep_settings() { # ITERATION FILE MEND: once FILE is there, other targets are r
         ${encoder[@]+"${encoder[@]}"}
 }
 
+# What a later iteration would be refused for, before the first is trained.
+if [ "${start_iter}" -lt "${stop_iter}" ] && will_run 6; then
+    plan=()
+    for ((iter = start_iter; iter <= stop_iter; iter++)); do
+        plan+=(--iteration "${iter}")
+        for option in train_config features layers quantizer num_units levels; do
+            plan+=("${option}=$(word "${iter}" "${!option}")")
+        done
+    done
+    run python -m espnet_ext.bin.check_iterations --exp "${exp}" --max_frames "${max_frames}" \
+        --warm_start "${warm_start}" --train_args="${train_args}" "${plan[@]}"
+fi
+
 if stage 1 data "corpus -> data/"; then
     prepare_data
 fi
@@ -98,6 +111,12 @@ if stage 3 split "dev speakers -> dump/"; then
         run python -m espnet_ext.bin.split_speakers --in "dump/${train_set}" --train "dump/${fit_set}" \
             --dev "dump/${dev_set}" --num_dev_speakers "${num_dev_speakers}" --seed "${seed}" --trials false
     fi
+fi
+
+if will_run 6 && { will_run 8 || will_run 9; }; then
+    for list in ${rank_lists}; do
+        [ -s "${list#*=}/wav.scp" ] || fail "--rank_lists ${list}: there is no data directory ${list#*=}"
+    done
 fi
 
 for ((iter = start_iter; iter <= stop_iter; iter++)); do
