@@ -64,8 +64,11 @@ def align(
         elif re.match(f"[{_MARKS}]", label) and phones and phones[-1][0] != PAUSE:
             phones[-1][0] += label
         else:
-            start = sample if word_start is None else min(sample, word_start)
-            phones.append([label, start / rate_hz, owner])
+            start = sample / rate_hz
+            # Of a consonant that links two words (one of) the event comes with the word's: that time is its own.
+            if word_start is not None and (not phones or word_start / rate_hz > phones[-1][1]):
+                start = min(start, word_start / rate_hz)
+            phones.append([label, start, owner])
         word_start = None
     if phones:
         phones[0][1] = 0.0

@@ -35,6 +35,25 @@ def test_hand_made_events():
     assert words == [("of", 0.0, 0.3), ("the", 0.3, 0.5), ("cat", 0.5, 0.8)]
 
 
+def test_a_consonant_that_links_two_words_has_its_time():
+    """espeak says where the next word begins together with the n of "one": it is not cut out of between them."""
+    events = [
+        Event(True, 0, 0, ""),
+        Event(False, 0, 0, "w"),
+        Event(False, 0, 100, "ˈʌ"),
+        Event(False, 0, 200, "n"),
+        Event(True, 4, 200, ""),
+        Event(False, 4, 300, "ʌ"),
+        Event(False, 4, 400, "v"),
+        Event(False, 6, 500, ""),
+    ]
+    phones, words = align("one of", events, 1000, 1.0)
+    assert [(label, start) for label, start, _ in phones] == [
+        ("w", 0.0), ("ʌ", 0.1), ("n", 0.2), ("ʌ", 0.3), ("v", 0.4), (PAUSE, 0.5),
+    ]  # fmt: skip
+    assert words == [("one", 0.0, 0.3), ("of", 0.3, 0.5)]
+
+
 def test_marks_belong_to_the_phone_before():
     """A mark with an event of its own, one that only the written phones have, and what says the language."""
     events = [
