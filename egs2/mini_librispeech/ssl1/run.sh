@@ -15,7 +15,7 @@ exec ../../TEMPLATE/ssl1/ssl.sh \
     --num_units "100 100" \
     --max_frames 100000 \
     --num_rank_utts 60 \
-    --num_probe_utts 200 \
+    --num_probe_utts 150 \
     --warm_start true \
     --train_config conf/train_hubert.yaml \
     "$@"

@@ -10,4 +10,5 @@ mv data/train/text data/transcripts
 "${python}" -m espnet_ext.bin.subset_data_dir --utt-list data/transcripts data/train data/probe
 mv data/transcripts data/probe/text
 "${python}" -m espnet_ext.bin.phonemize --data data/probe data/dev data/test
-"${python}" -m espnet_ext.bin.align_phones --train data/probe --data data/probe data/dev data/test --overwrite true
+"${python}" -m espnet_ext.bin.align_phones --train data/probe --data data/probe data/dev data/test --iterations 8 \
+    --overwrite true
