@@ -12,7 +12,7 @@ from pathlib import Path
 from espnet_ext.errors import UserError, cli
 from espnet_ext.files import atomic_write
 
-VERSION = 5
+VERSION = 6
 """Raise it with every change that changes the bytes: an older corpus is then not taken for the present one."""
 DONE, OPTIONS, SUMS = ".completed", "options.json", "SHA256SUMS"
 CLIP_KINDS = ("noise", "music", "rirs")
