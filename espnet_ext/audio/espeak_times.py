@@ -72,6 +72,10 @@ def align(
         word_start = None
     if phones:
         phones[0][1] = 0.0
+    for before, one, after in zip(phones, phones[1:], phones[2:], strict=False):
+        # espeak says both sounds of "el" as one and tells of the second where they end.
+        if one[1] == after[1] and PAUSE not in (before[0], one[0]):
+            one[1] = (before[1] + one[1]) / 2
     _add_marks([phone for phone in phones if phone[0] != PAUSE], names)
     ends = [start for _, start, _ in phones[1:]] + [duration_s]
     kept = [

@@ -199,7 +199,7 @@ MARKED = {
     "pt": "não obrigado pão",
     "hi": "घर भारत खाना",
     "pl": "cześć dziękuję życie",
-    "en-us": "a bottle of butter in the church",
+    "en-us": "one of the butter bottles in the church fell by itself, a pearl and a swan over an urn",
 }
 WRITTEN = """
 import ctypes, json, os, sys, espeakng_loader

@@ -54,6 +54,16 @@ def test_a_consonant_that_links_two_words_has_its_time():
     assert words == [("one", 0.0, 0.3), ("of", 0.3, 0.5)]
 
 
+def test_a_sound_that_is_said_with_the_one_before_has_half_of_it():
+    """The l of "self": its event has the time of the f, or of the pause, that follows."""
+    events = [Event(True, 0, 0, ""), Event(False, 0, 0, "s"), Event(False, 0, 100, "ˈɛ"), Event(False, 0, 300, "l")]
+    for last in ("f", ""):
+        phones, _ = align("self", [*events, Event(False, 0, 300, last)], 1000, 0.5)
+        assert [(label, start) for label, start, _ in phones] == [
+            ("s", 0.0), ("ɛ", 0.1), ("l", 0.2), (last or PAUSE, 0.3),
+        ]  # fmt: skip
+
+
 def test_marks_belong_to_the_phone_before():
     """A mark with an event of its own, one that only the written phones have, and what says the language."""
     events = [
