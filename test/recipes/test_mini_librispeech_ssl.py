@@ -13,7 +13,7 @@ TRAIN = {reader: [1] for reader in range(100, 104)}
 TEST = {reader: [2, 2] for reader in range(200, 208)}
 SMALL = (
     "--max_epoch 2 --num_workers 0 --batch_bins 50000 --encoder_conf hidden_size=16 --encoder_conf "
-    "num_attention_heads=2 --encoder_conf intermediate_size=16 --encoder_conf conv_dim=[8,8,8,12]"
+    "num_attention_heads=2 --encoder_conf intermediate_size=16 --encoder_conf conv_dim=[8,8,12]"
 )
 
 
