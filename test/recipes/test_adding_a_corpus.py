@@ -22,7 +22,7 @@ def checkout(tmp_path):
     path.write_text(yaml.safe_dump(config))
     path = folder / "egs2/mini_librispeech/ssl1/conf/train_hubert.yaml"
     config = yaml.safe_load(path.read_text())
-    config["encoder_conf"] |= {"hidden_size": 16, "intermediate_size": 16, "conv_dim": [8, 8, 8, 12]}
+    config["encoder_conf"] |= {"hidden_size": 16, "intermediate_size": 16, "conv_dim": [8, 8, 12]}
     config["num_workers"] = 0
     path.write_text(yaml.safe_dump(config))
     return folder
