@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,10 +91,14 @@ def align(
 
 def _add_marks(phones: list[list], names: Sequence[str]) -> None:
     """Give phones ``[label, …]`` the names that differ from their labels by marks alone, in the order of both."""
-    labels, plain = ([re.sub(f"[{_MARKS}]", "", one) for one in several] for several in ([x[0] for x in phones], names))
-    for first, other, count in difflib.SequenceMatcher(None, labels, plain, autojunk=False).get_matching_blocks():
+    said, written = _unmarked(label for label, *_ in phones), _unmarked(names)
+    for first, other, count in difflib.SequenceMatcher(None, said, written, autojunk=False).get_matching_blocks():
         for phone, name in zip(phones[first : first + count], names[other : other + count], strict=True):
             phone[0] = name
+
+
+def _unmarked(labels: Iterable[str]) -> list[str]:
+    return [re.sub(f"[{_MARKS}]", "", label) for label in labels]
 
 
 def _share_out(labels, phones) -> list[Interval]:
